@@ -1,0 +1,3 @@
+//! Sandgate: many tenants' functions behind one door.
+pub mod id;
+pub mod site;

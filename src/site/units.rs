@@ -1,0 +1,119 @@
+//! Quantities as authors write them: `64KiB`, `50ms`.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// A size in bytes, written `512B`, `64KiB`, `1MiB` or `1GiB`: powers of 1024 only, so that nobody has to ask which.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bytes(pub u64);
+
+/// A time span, written `50ms`, `30s`, `15m`, `1h` or `7d`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(pub Duration);
+
+/// Why a text is not a quantity.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// Not a size.
+    #[error("a size is a whole number with `B`, `KiB`, `MiB` or `GiB`, such as `64KiB`")]
+    Bytes,
+    /// Not a time span.
+    #[error("a time span is a whole number with `ms`, `s`, `m`, `h` or `d`, such as `50ms`")]
+    Span,
+}
+
+const SIZES: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1)];
+const SPANS_MS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let (_, scale) = units.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*scale)
+}
+
+fn print(f: &mut fmt::Formatter<'_>, value: u64, units: &[(&str, u64)]) -> fmt::Result {
+    let exact = units.iter().filter(|(_, scale)| value.is_multiple_of(*scale) && value >= *scale);
+    match exact.max_by_key(|(_, scale)| *scale).or(units.iter().min_by_key(|(_, scale)| *scale)) {
+        Some((name, scale)) => write!(f, "{}{name}", value / scale),
+        None => write!(f, "{value}"),
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = UnitError;
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        parse(text, &SIZES).map(Self).ok_or(UnitError::Bytes)
+    }
+}
+
+impl FromStr for Span {
+    type Err = UnitError;
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        parse(text, &SPANS_MS).map(|ms| Self(Duration::from_millis(ms))).ok_or(UnitError::Span)
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        print(f, self.0, &SIZES)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        print(f, u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX), &SPANS_MS)
+    }
+}
+
+macro_rules! as_text {
+    ($($name:ident),*) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(D::Error::custom)
+            }
+        }
+    )*};
+}
+
+as_text!(Bytes, Span);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_read_and_printed_in_their_largest_exact_unit() {
+        for text in ["0B", "1B", "64KiB", "1MiB", "1025B", "3GiB"] {
+            assert_eq!(text.parse::<Bytes>().unwrap().to_string(), text);
+        }
+        for text in ["0ms", "50ms", "1500ms", "30s", "15m", "1h", "7d"] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_quantity_without_its_unit_is_refused() {
+        for text in ["", "64", "64KB", "64 KiB", "-1B", "1.5MiB", "99999999999999999999GiB"] {
+            assert_eq!(text.parse::<Bytes>(), Err(UnitError::Bytes), "{text}");
+        }
+        for text in ["50", "50us", "1y", "s"] {
+            assert_eq!(text.parse::<Span>(), Err(UnitError::Span), "{text}");
+        }
+    }
+}
