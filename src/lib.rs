@@ -1,3 +1,5 @@
 //! Sandgate: many tenants' functions behind one door.
 pub mod id;
 pub mod site;
+pub mod http;
+pub mod tls;
