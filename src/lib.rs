@@ -1,5 +1,6 @@
 //! Sandgate: many tenants' functions behind one door.
 pub mod id;
+pub mod sandbox;
 pub mod site;
 pub mod http;
 pub mod tls;
