@@ -1,4 +1,5 @@
 //! Sandgate: many tenants' functions behind one door.
+pub mod authz;
 pub mod id;
 pub mod sandbox;
 pub mod site;
