@@ -1,7 +1,6 @@
 //! Sandgate: many tenants' functions behind one door.
+pub mod authn;
 pub mod authz;
 pub mod id;
 pub mod sandbox;
 pub mod site;
-pub mod http;
-pub mod tls;
