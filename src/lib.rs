@@ -1,3 +1,4 @@
 //! Sandgate: many tenants' functions behind one door.
 pub mod id;
+pub mod record;
 pub mod site;
