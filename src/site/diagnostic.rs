@@ -103,7 +103,7 @@ impl Diagnostic {
             Severity::Fault => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let mut group = level.primary_title(self.message.as_str()).elements(Vec::<Snippet<'_, _>>::new());
+        let mut group = Group::with_title(level.primary_title(self.message.as_str()));
         match &self.source {
             Some((source, Some(span))) => {
                 let end = span.end.min(source.text.len()).max(span.start.min(source.text.len()));
