@@ -2,5 +2,6 @@
 pub mod authn;
 pub mod authz;
 pub mod id;
+pub mod record;
 pub mod sandbox;
 pub mod site;
