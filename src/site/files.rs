@@ -111,7 +111,7 @@ impl Folder {
             Err(FileError::Missing) if !self.is_link(relative) => Ok(None),
             Err(error) => {
                 let file = Source::new(self.shown(relative), "");
-                Err(Diagnostic::fault(format!("`{}`: {error}", file.path)).in_file(&file))
+                Err(Diagnostic::fault(error.to_string()).in_file(&file))
             }
         }
     }

@@ -126,7 +126,7 @@ fn platform(dir: &Path) -> PlatformSources {
     diagnostics.extend(check::config(&config));
     let mut policy = |path: &str, what: &str| {
         let source = operator_file(dir, path, MAX_CEDAR).and_then(|source| {
-            let missing = || Diagnostic::fault(format!("`{path}` is missing: {what}"));
+            let missing = || Diagnostic::fault(format!("this file is missing: {what}"));
             source.ok_or_else(|| missing().in_file(&Source::new(path, "")))
         });
         let source = source.unwrap_or_else(|fault| {
@@ -147,7 +147,7 @@ fn platform(dir: &Path) -> PlatformSources {
 
 /// A file of the operator's: links lead where the operator wants.
 fn operator_file(dir: &Path, path: &str, cap: usize) -> Result<Option<Source>, Diagnostic> {
-    let failed = |why: String| Diagnostic::fault(format!("`{path}`: {why}")).in_file(&Source::new(path, ""));
+    let failed = |why: String| Diagnostic::fault(why).in_file(&Source::new(path, ""));
     let (parent, name) = match path.rsplit_once('/') {
         Some((parent, name)) => (dir.join(parent), name),
         None => (dir.to_owned(), path),
@@ -223,3 +223,6 @@ const MAX_CEDAR: usize = 4 << 20;
 
 /// Reading waits for the disk as much as it computes, but beyond a few threads they wait for each other.
 const MAX_WORKERS: usize = 8;
+
+#[cfg(test)]
+mod tests;
