@@ -22,6 +22,7 @@ pub mod watch;
 
 mod check;
 mod files;
+mod part;
 mod read;
 
 use std::{

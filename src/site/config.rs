@@ -308,17 +308,150 @@ mod tests {
 
     #[test]
     fn all_settings() {
-        insta::assert_snapshot!(ServerConfig::default().print(), @"");
+        insta::assert_snapshot!(ServerConfig::default().print(), @r#"
+        # All settings as they are in effect. A file with these lines means the same.
+
+        # Listeners and connections.
+        [server]
+        # The data plane. Loopback: nothing outside is served before somebody asks for it.
+        listen = "127.0.0.1:8443"
+        # Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
+        ops-listen = "127.0.0.1:9443"
+        # Connections open at once, 1 to 1000000; each may cost some 100 KiB. More wait in the kernel's queue.
+        max-connections = 4096
+        # Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.
+        handshake-timeout = "10s"
+        # Time for a request's head, from its first byte, 1s to 1m.
+        header-timeout = "10s"
+        # Time that a connection may stay open without a request, 1s to 1h.
+        idle-timeout = "1m"
+        # Time for a whole request, body and reply included, 1s to 1h; above the longest `limits.wall`.
+        request-timeout = "1m"
+        # Time that requests in flight get to finish after SIGTERM, 0ms to 10m; most supervisors kill after 30 s.
+        drain = "25s"
+
+        # Certificate chain and key of the data plane, PEM; a relative path starts at the site.
+        [tls]
+        # The chain, leaf first.
+        certificate = "certs/server.pem"
+        # Its private key: readable by its owner alone.
+        key = "certs/server.key"
+
+        # Ceilings: no tenant and no function gets more, whatever its files say.
+        [limits]
+        # Thread CPU time of one invocation, 1ms to 1m.
+        cpu = "1s"
+        # Time on the wall of one invocation, 10ms to 30m: it holds a place in the pool that long.
+        wall = "30s"
+        # Memories and tables of one invocation, 64KiB to 4GiB. The pool reserves address space for the ceiling.
+        memory = "128MiB"
+        # Body of one reply, 0B to 64MiB; it is buffered whole.
+        response = "8MiB"
+        # Invocations of one function in flight at once, 1 to 65536.
+        concurrency = 256
+
+        # What a function gets that does not say: enough for a small one, and little to lose by a faulty one.
+        [defaults]
+        # Thread CPU time of one invocation.
+        cpu = "50ms"
+        # Time on the wall of one invocation.
+        wall = "2s"
+        # Memories and tables of one invocation.
+        memory = "64MiB"
+        # Body of one reply.
+        response = "1MiB"
+        # Invocations of one function in flight at once: one function must not fill the whole pool.
+        concurrency = 64
+
+        # Bodies of requests.
+        [events]
+        # Ceiling for `[event] max-bytes` of functions, 1B to 64MiB; a body is held in memory.
+        max-bytes = "1MiB"
+
+        # The audit chain, under the data directory.
+        [audit]
+        # "process": written before the reply's first byte, which survives `kill -9`; "machine": synced to disk first,
+        # which survives loss of power and costs a disk's latency.
+        durability = "process"
+        # Size at which a segment is closed and the next begun, 64KiB to 1GiB: what `verify` reads at once.
+        segment = "64MiB"
+        # Size beyond which whole oldest segments go, 1MiB to 1024GiB. A disk that fills up stops the gate instead.
+        retain = "16GiB"
+        # Ed25519 key (PKCS #8, PEM) that signs checkpoints. It lies outside the data directory: who can rewrite the
+        # chain must not be able to sign it. Without it there are no checkpoints, and `verify` says so.
+        # checkpoint-key =
+
+        # Key sets of issuers that are fetched over https.
+        [keys]
+        # Whether they may come from loopback, link-local and private addresses. No: whoever can write a URL into
+        # tenant.toml could otherwise make the gate knock at doors inside.
+        allow-private = false
+        # Age at which a key set is fetched anew, 30s to 1d: how long a key that its issuer withdrew is still good.
+        refresh = "10m"
+        # Certificates (PEM) of further authorities that issuers' servers may have theirs from.
+        # extra-roots =
+
+        # The pool that instances come from.
+        [sandbox]
+        # Instances at once, over all tenants, 1 to 65536. More requests are told to come again.
+        instances = 512
+        # Memory that a slot of the pool keeps after use, 0B to 16MiB: clearing a few pages is cheaper than giving
+        # them back to the kernel and faulting them in again.
+        keep-resident = "64KiB"
+        # Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
+        component = "32MiB"
+
+        # Caches.
+        [cache]
+        # Verified tokens that are kept, over all tenants, 0 to 10000000; some 2 KiB each. What falls out is verified again.
+        tokens = 65536
+        "#);
     }
 
     #[test]
     fn a_value_out_of_range_is_told_at_its_place() {
         let text = "[server]\nlisten = \"127.0.0.1:8443\"\nidle-timeout = \"0ms\"\nmax-connections = 0\n[audit]\ndurability = \"machine\"\nretain = \"1KiB\"\n";
-        insta::assert_snapshot!(read(text).unwrap_err(), @"");
+        insta::assert_snapshot!(read(text).unwrap_err(), @r#"
+        error: `server.idle-timeout` is out of its range, 1s to 1h
+         --> sandgate.toml:3:16
+          |
+        3 | idle-timeout = "0ms"
+          |                ^^^^^
+        error: `server.max-connections` is out of its range, 1 to 1000000
+         --> sandgate.toml:4:19
+          |
+        4 | max-connections = 0
+          |                   ^
+        error: `audit.retain` is out of its range, 1MiB to 1024GiB
+         --> sandgate.toml:7:10
+          |
+        7 | retain = "1KiB"
+          |          ^^^^^^
+        "#);
     }
 
     #[test]
     fn a_wrong_word_is_told_with_the_right_ones() {
-        insta::assert_snapshot!(read("[audit]\ndurability = \"disk\"\n[tsl]\nkey = \"k\"\n[server]\nlisten = \"localhost\"\n").unwrap_err(), @"");
+        insta::assert_snapshot!(read("[audit]\ndurability = \"disk\"\n[tsl]\nkey = \"k\"\n[server]\nlisten = \"localhost\"\n").unwrap_err(), @r#"
+        error: `durability` cannot be `disk`
+         --> sandgate.toml:2:14
+          |
+        2 | durability = "disk"
+          |              ^^^^^^
+          |
+          = help: one of: `process`, `machine`
+        error: unknown key `tsl`
+         --> sandgate.toml:3:2
+          |
+        3 | [tsl]
+          |  ^^^
+          |
+          = help: did you mean `tls`?
+        error: `listen`: invalid socket address syntax
+         --> sandgate.toml:6:10
+          |
+        6 | listen = "localhost"
+          |          ^^^^^^^^^^^
+        "#);
     }
 }

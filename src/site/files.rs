@@ -107,10 +107,11 @@ impl Folder {
     pub(super) fn source(&self, relative: &str, cap: usize) -> Result<Option<Source>, Diagnostic> {
         match self.text(relative, cap) {
             Ok(text) => Ok(Some(Source::new(self.shown(relative), text))),
-            Err(FileError::Missing) => Ok(None),
+            // A link that leads nowhere is no absence: what it should have led to may have been a restriction.
+            Err(FileError::Missing) if !self.is_link(relative) => Ok(None),
             Err(error) => {
                 let file = Source::new(self.shown(relative), "");
-                Err(Diagnostic::fault(format!("`{}`: {error}", file.path)).in_file(&file))
+                Err(Diagnostic::fault(error.to_string()).in_file(&file))
             }
         }
     }
@@ -121,6 +122,11 @@ impl Folder {
             return Vec::new();
         }
         rustix::fs::statat(&self.fd, relative, AtFlags::empty()).map_or_else(|_| Vec::new(), |s| stamp(&s))
+    }
+
+    fn is_link(&self, relative: &str) -> bool {
+        let stat = rustix::fs::statat(&self.fd, relative, AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
     }
 
     fn open_beneath(&self, relative: &str) -> Result<OwnedFd, FileError> {

@@ -197,6 +197,9 @@ mod tests {
         let mut told = Vec::new();
         check(&source, &own, &[(&ceilings_of(&ServerConfig::default()), "the platform's")], &mut told);
         let told: String = told.iter().map(|d| d.one_line() + "\n").collect();
-        insta::assert_snapshot!(told, @"");
+        insta::assert_snapshot!(told, @r#"
+        functions/acme/echo/function.toml:1: `cpu` is 2s, but the platform's ceiling of 1s holds
+        functions/acme/echo/function.toml:2: with a limit `memory` of nothing, nothing can run
+        "#);
     }
 }

@@ -45,7 +45,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 
 fn syntax(source: &Source, error: &toml::de::Error) -> Diagnostic {
     place(Diagnostic::fault(error.message()), source, error.span())
-        .hint("TOML 1.0: https://toml.io/en/v1.0.0")
+        .hint("the language is TOML: https://toml.io")
 }
 
 /// All that is wrong with a document of sound syntax whose first fault is `error`.
@@ -251,18 +251,67 @@ mod tests {
     #[test]
     fn several_unknown_keys_are_told_at_once_with_the_nearest_known_one() {
         let text = "component = \"a.wasm\"\nmethod = [\"POST\"]\n[event]\nmax-byte = \"1KiB\"\nzzz = 1\n[limits]\ncpu = \"50\"\n";
-        insta::assert_snapshot!(told::<RawManifest>(text), @"");
+        insta::assert_snapshot!(told::<RawManifest>(text), @r#"
+        error: unknown key `method`
+         --> function.toml:2:1
+          |
+        2 | method = ["POST"]
+          | ^^^^^^
+          |
+          = help: did you mean `methods`?
+        error: unknown key `max-byte`
+         --> function.toml:4:1
+          |
+        4 | max-byte = "1KiB"
+          | ^^^^^^^^
+          |
+          = help: did you mean `max-bytes`?
+        error: unknown key `zzz`
+         --> function.toml:5:1
+          |
+        5 | zzz = 1
+          | ^^^
+          |
+          = help: known here: `schema`, `query`, `rest`, `raw`, `max-bytes`, `media-types`, `injection`, `headers`, `max-depth`, `max-nodes`, `max-string`, `max-items`, `max-members`
+        error: `cpu`: a time span is a whole number with `ms`, `s`, `m`, `h` or `d`, such as `50ms`
+         --> function.toml:7:7
+          |
+        7 | cpu = "50"
+          |       ^^^^
+        "#);
     }
 
     #[test]
     fn a_missing_key_is_told_where_it_should_be() {
-        insta::assert_snapshot!(told::<RawTenant>("name = \"Acme\"\n\n[[issuers]]\nissuer = \"https://a\"\nkeys = 5\n"), @"");
-        insta::assert_snapshot!(told::<RawManifest>(""), @"");
+        insta::assert_snapshot!(told::<RawTenant>("name = \"Acme\"\n\n[[issuers]]\nissuer = \"https://a\"\nkeys = 5\n"), @r#"
+        error: `audiences` is missing
+         --> function.toml:3:1
+          |
+        3 | [[issuers]]
+          | ^^^^^^^^^^^
+        error: `keys`: invalid type: integer `5`, expected a string
+         --> function.toml:5:8
+          |
+        5 | keys = 5
+          |        ^
+        "#);
+        insta::assert_snapshot!(told::<RawManifest>(""), @r#"
+        error: `component` is missing
+        --> function.toml
+        "#);
     }
 
     #[test]
     fn broken_syntax_is_told_at_its_line() {
-        insta::assert_snapshot!(told::<RawManifest>("component = \"a.wasm\nmethods = [\"POST\"]\n"), @"");
+        insta::assert_snapshot!(told::<RawManifest>("component = \"a.wasm\nmethods = [\"POST\"]\n"), @r#"
+        error: invalid basic string, expected `"`
+         --> function.toml:1:20
+          |
+        1 | component = "a.wasm
+          |                    ^
+          |
+          = help: the language is TOML: https://toml.io
+        "#);
     }
 
     #[test]
