@@ -1,4 +1,5 @@
 //! Sandgate: many tenants' functions behind one door.
+pub mod authn;
 pub mod authz;
 pub mod id;
 pub mod site;
