@@ -15,6 +15,7 @@
 mod decide;
 mod entities;
 mod explain;
+pub mod fuzz;
 mod matrix;
 mod platform;
 mod policies;
@@ -268,3 +269,6 @@ fn facts_of(caller: &Caller) -> CallerFacts {
         tags: caller.tags().clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use cedar_policy::{Entities, Entity, EntityUid, RestrictedExpression};
 
 use super::{
     platform::Platform,
-    vocabulary::{owner, uid},
+    vocabulary::{chain, owner, uid},
 };
 use crate::id::{FunctionId, TenantName};
 
@@ -21,9 +21,20 @@ use crate::id::{FunctionId, TenantName};
 const MAX_KNOWN: usize = 8;
 
 /// Why entities could not be made; never for what authentication let through and the schema's own rehearsal passed.
+///
+/// What is wrong is for the operator who loads a schema; it may quote a claim, so `Display` leaves it out.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct EntityError(String);
+#[error("an entity does not conform to the schema")]
+pub struct EntityError {
+    /// Cedar's words.
+    pub(super) detail: String,
+}
+
+impl EntityError {
+    fn new(error: &dyn std::error::Error) -> Self {
+        Self { detail: chain(error) }
+    }
+}
 
 /// What a decision may know of a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +138,7 @@ impl Principal {
             .entities
             .clone()
             .add_entities([function.entity.clone()], None)
-            .map_err(|error| EntityError(error.to_string()))?;
+            .map_err(|error| EntityError::new(&error))?;
         let known = Arc::new(Known { uid: own.uid.clone(), entities });
         let entry = (authorizer, Arc::clone(&known));
         let next = made.next;
@@ -151,7 +162,9 @@ fn caller(platform: &Platform, facts: &CallerFacts) -> Result<Known, EntityError
     for role in roles {
         // INVARIANT (Alone): a role of another tenant would carry its callers past that tenant's permits.
         if owner(role) != Some(facts.tenant.as_str()) {
-            return Err(EntityError(format!("a role of caller `{}` is not of its tenant", facts.id)));
+            return Err(EntityError {
+                detail: format!("a role of caller `{}` is not of its tenant", facts.id),
+            });
         }
         let role = uid(&names.role, role);
         parents.insert(role.clone());
@@ -159,7 +172,7 @@ fn caller(platform: &Platform, facts: &CallerFacts) -> Result<Known, EntityError
             HashMap::from([("tenant".to_owned(), RestrictedExpression::new_entity_uid(tenant.clone()))]);
         all.push(
             Entity::new(role, attributes, HashSet::from([tenant.clone()]))
-                .map_err(|error| EntityError(error.to_string()))?,
+                .map_err(|error| EntityError::new(&error))?,
         );
     }
     let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
@@ -172,7 +185,7 @@ fn caller(platform: &Platform, facts: &CallerFacts) -> Result<Known, EntityError
     let tags = facts.tags.iter().map(|(name, value)| (name.clone(), text(value)));
     all.push(
         Entity::new_with_tags(caller.clone(), attributes, parents, tags)
-            .map_err(|error| EntityError(error.to_string()))?,
+            .map_err(|error| EntityError::new(&error))?,
     );
     all.push(Entity::new_no_attrs(tenant, HashSet::new()));
     Ok(Known { uid: caller, entities: validated(platform, all)? })
@@ -193,7 +206,7 @@ pub(super) fn function(
         ("labels".to_owned(), RestrictedExpression::new_set(labels)),
     ]);
     let entity = Entity::new(function.clone(), attributes, HashSet::from([tenant]))
-        .map_err(|error| EntityError(error.to_string()))?;
+        .map_err(|error| EntityError::new(&error))?;
     validated(platform, vec![entity.clone()])?;
     Ok(FunctionEntity { uid: function, entity })
 }
@@ -201,7 +214,7 @@ pub(super) fn function(
 /// The entities, if the schema has nothing against them, with the actions of the schema that `invoke` is in.
 fn validated(platform: &Platform, all: Vec<Entity>) -> Result<Entities, EntityError> {
     let schema = platform.validator.schema();
-    let valid = Entities::from_entities(all, Some(schema)).map_err(|error| EntityError(error.to_string()))?;
+    let valid = Entities::from_entities(all, Some(schema)).map_err(|error| EntityError::new(&error))?;
     // Validation adds every action of the schema; only `invoke` and its groups are ever looked up at this door.
     let invoke = &platform.names.invoke_and_groups;
     let actions = &platform.names.invoke;
@@ -209,5 +222,5 @@ fn validated(platform: &Platform, all: Vec<Entity>) -> Result<Entities, EntityEr
         .iter()
         .filter(|entity| entity.uid().type_name() != actions.type_name() || invoke.contains(&entity.uid()))
         .cloned();
-    Entities::from_entities(wanted, None).map_err(|error| EntityError(error.to_string()))
+    Entities::from_entities(wanted, None).map_err(|error| EntityError::new(&error))
 }

@@ -102,8 +102,9 @@ impl fmt::Display for Explanation {
                 Outcome::NotMatched => "does not match",
                 Outcome::Failed(_) => "fails",
             };
-            write!(f, "  {effect}  {:width$}  {outcome:14}", one.policy)?;
-            writeln!(f, "{}", one.place.as_ref().map(|place| format!("  {place}")).unwrap_or_default())?;
+            let place = one.place.as_deref().unwrap_or_default();
+            let line = format!("  {effect}  {:width$}  {outcome:14}  {place}", one.policy);
+            writeln!(f, "{}", line.trim_end())?;
             if let Outcome::Failed(message) = &one.outcome {
                 writeln!(f, "          {message}")?;
             }

@@ -201,11 +201,11 @@ impl Platform {
             function: "probe".parse().map_err(|_| "no probe".to_owned())?,
         };
         let labels = BTreeSet::from(["probe".into()]);
-        let entity = entities::function(self, &function, &labels).map_err(|error| error.to_string())?;
+        let entity = entities::function(self, &function, &labels).map_err(|error| error.detail)?;
         for (facts, request) in [(full, &RequestFacts::FULLEST), (bare, &RequestFacts::BAREST)] {
             let known =
-                Principal::new(facts.clone()).known(self, 0, &entity).map_err(|error| error.to_string())?;
-            request::build(self, &known.uid, &entity.uid, request).map_err(|error| error.to_string())?;
+                Principal::new(facts.clone()).known(self, 0, &entity).map_err(|error| error.detail)?;
+            request::build(self, &known.uid, &entity.uid, request).map_err(|error| error.detail)?;
         }
         Ok(())
     }

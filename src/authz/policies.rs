@@ -178,18 +178,17 @@ pub(super) fn compile(
         let at = index.get(*by_id.get(AsRef::<str>::as_ref(id))?)?;
         Some((sources.get(usize::from(at.source))?, at.start as usize..at.end as usize))
     };
-    for error in result.validation_errors() {
-        match place(error.policy_id()) {
-            Some((source, span)) => report(&DetailedError::from(error), source, &span, true, diagnostics),
-            None => diagnostics.push(Diagnostic::fault(error.to_string())),
+    let errors =
+        result.validation_errors().map(|error| (error.policy_id(), DetailedError::from(error), true));
+    let warnings = result.validation_warnings().map(|w| (w.policy_id(), DetailedError::from(w), false));
+    let mut found = Vec::new();
+    for (id, error, fault) in errors.chain(warnings) {
+        match place(id) {
+            Some((source, span)) => report(&error, source, &span, fault, &mut found),
+            None => found.push(Diagnostic::fault(error.message)),
         }
     }
-    for warning in result.validation_warnings() {
-        match place(warning.policy_id()) {
-            Some((source, span)) => report(&DetailedError::from(warning), source, &span, false, diagnostics),
-            None => diagnostics.push(Diagnostic::warning(warning.to_string())),
-        }
-    }
+    diagnostics.extend(one_for_each_place(found));
     (index, set)
 }
 
@@ -223,6 +222,17 @@ pub(super) fn report(
     for related in &error.related {
         report(related, source, statement, fault, diagnostics);
     }
+}
+
+/// Cedar judges a policy once for every action it could match, in no order: one report for each place is enough.
+fn one_for_each_place(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let place = |d: &Diagnostic| {
+        let (source, span) = d.source.clone()?;
+        Some((source.path, span.map(|span| (span.start, span.end))))
+    };
+    found.sort_by_cached_key(|d| (place(d), d.severity, d.message.clone()));
+    found.dedup_by(|a, b| place(a) == place(b));
+    found
 }
 
 fn note(draft: &Draft<'_>, owner: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Note> {

@@ -9,16 +9,21 @@ use std::{
 use cedar_policy::{Context, EntityUid, Request, RestrictedExpression};
 use jiff::{Timestamp, tz::Offset};
 
-use super::platform::Platform;
+use super::{platform::Platform, vocabulary::chain};
 
 /// The fields of the schema's `Request`, for whoever names what a slice reads.
 pub(super) const CONTEXT_FIELDS: [&str; 9] =
     ["method", "path", "tls", "client", "now", "via", "authenticatedAt", "binding", "bytes"];
 
-/// Why a request could not be put to Cedar.
+/// Why a request could not be put to Cedar; never for what the schema's own rehearsal passed.
+///
+/// What is wrong is for the operator who loads a schema; it quotes the request, so `Display` leaves it out.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct RequestError(String);
+#[error("the request does not conform to the schema")]
+pub struct RequestError {
+    /// Cedar's words.
+    pub(super) detail: String,
+}
 
 /// The circumstances of a request: all from the connection, the request line, the verified token and the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,15 +107,15 @@ pub(super) fn build(
     let optional = [("authenticatedAt", authenticated_at), ("bytes", bytes)];
     let given = optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     let context = Context::from_pairs(required.into_iter().chain(given))
-        .map_err(|error| RequestError(error.to_string()))?;
+        .map_err(|error| RequestError { detail: chain(&error) })?;
     let schema = platform.validator.schema();
     Request::new(principal.clone(), platform.names.invoke.clone(), resource.clone(), context, Some(schema))
-        .map_err(|error| RequestError(error.to_string()))
+        .map_err(|error| RequestError { detail: chain(&error) })
 }
 
 /// `datetime("2026-01-31T12:00:00.000Z")`.
 fn instant(time: SystemTime) -> Result<RestrictedExpression, RequestError> {
-    let out_of_range = || RequestError("a time is out of range".to_owned());
+    let out_of_range = || RequestError { detail: "a time is out of range".to_owned() };
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let millis = i64::try_from(since.as_millis()).map_err(|_| out_of_range())?;
     let at = Timestamp::from_millisecond(millis).map_err(|_| out_of_range())?;

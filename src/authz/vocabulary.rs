@@ -85,3 +85,14 @@ pub(super) fn uid(ty: &EntityTypeName, id: &str) -> EntityUid {
 pub(super) fn owner(id: &str) -> Option<&str> {
     id.split_once('/').map(|(tenant, _)| tenant)
 }
+
+/// An error with what lies behind it.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
