@@ -43,6 +43,9 @@ pub struct Record {
     /// Authority asked for at the door out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<GrantEntry>,
+    /// Strings of the event that look like attacks: where, never what.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<SignalEntry>,
     /// Limits that the invocation met.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitHit>,
@@ -144,6 +147,16 @@ pub struct GrantEntry {
     pub allowed: bool,
     /// How often it was used, or refused.
     pub times: u64,
+}
+
+/// A string of the event that looks like an attack.
+#[derive(Debug, Clone, Serialize)]
+pub struct SignalEntry {
+    /// JSON pointer into the body, or `?name` for a parameter of the query.
+    #[serde(serialize_with = "text")]
+    pub pointer: Arc<str>,
+    /// `sql` or `script`.
+    pub kind: &'static str,
 }
 
 /// A limit that an invocation met.
@@ -253,6 +266,7 @@ impl Record {
         self.caller.scopes.truncate(SHORTENED_ITEMS);
         self.via.truncate(SHORTENED_ITEMS);
         self.grants.truncate(SHORTENED_ITEMS);
+        self.signals.truncate(SHORTENED_ITEMS);
         self.outcome.policy_codes.truncate(SHORTENED_ITEMS);
         let lists =
             [&mut self.caller.roles, &mut self.caller.scopes, &mut self.via, &mut self.outcome.policy_codes];
@@ -263,6 +277,7 @@ impl Record {
             decision.policies.iter_mut().chain(&mut decision.errors).for_each(clip_shared);
         }
         self.grants.iter_mut().for_each(|grant| clip_shared(&mut grant.resource));
+        self.signals.iter_mut().for_each(|signal| clip_shared(&mut signal.pointer));
         clip_shared(&mut self.caller.id);
     }
 }
@@ -415,6 +430,7 @@ pub(super) mod tests {
                 errors: vec![],
             }),
             grants: vec![],
+            signals: vec![],
             limits: vec![],
             cpu_us: 120,
             wall_us: 340,

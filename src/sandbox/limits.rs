@@ -5,87 +5,8 @@ use std::fmt;
 use serde::Serialize;
 use wasmtime::ResourceLimiter;
 
-use crate::site::{
-    manifest::RawLimits,
-    units::{Bytes, Span},
-};
-
-/// Whose word a limit is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SetBy {
-    /// sandgate.toml, or the built-in ceiling.
-    Platform,
-    /// `[ceilings]` of tenant.toml.
-    Tenant,
-    /// `[limits]` of function.toml.
-    Function,
-}
-
-/// A value and whose word it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit<T> {
-    /// The value that holds.
-    pub value: T,
-    /// Who set it.
-    pub set_by: SetBy,
-}
-
-impl<T: Copy + Ord> Limit<T> {
-    /// The smallest of the three; among equals the most general, which the author of a function cannot raise.
-    fn smallest(platform: T, tenant: Option<T>, function: Option<T>) -> Self {
-        let mut limit = Self { value: platform, set_by: SetBy::Platform };
-        for (value, set_by) in [(tenant, SetBy::Tenant), (function, SetBy::Function)] {
-            if let Some(value) = value.filter(|value| *value < limit.value) {
-                limit = Self { value, set_by };
-            }
-        }
-        limit
-    }
-}
-
-/// The limits of one function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Thread CPU time of one invocation.
-    pub cpu: Limit<Span>,
-    /// Time on the wall of one invocation, waiting for a thread included.
-    pub wall: Limit<Span>,
-    /// All memories and tables of one invocation together.
-    pub memory: Limit<Bytes>,
-    /// Body of the reply.
-    pub response: Limit<Bytes>,
-    /// Invocations of the function in flight at once.
-    pub concurrency: Limit<u32>,
-}
-
-impl Limits {
-    /// The smallest of platform, tenant and function holds; where the platform is silent, its built-in ceiling.
-    pub fn resolve(platform: &RawLimits, tenant: &RawLimits, function: &RawLimits) -> Self {
-        macro_rules! smallest {
-            ($field:ident, $built_in:expr) => {
-                Limit::smallest(
-                    platform.$field.as_ref().map_or($built_in, |v| *v.get_ref()),
-                    tenant.$field.as_ref().map(|v| *v.get_ref()),
-                    function.$field.as_ref().map(|v| *v.get_ref()),
-                )
-            };
-        }
-        Self {
-            cpu: smallest!(cpu, BUILT_IN.cpu.value),
-            wall: smallest!(wall, BUILT_IN.wall.value),
-            memory: smallest!(memory, BUILT_IN.memory.value),
-            response: smallest!(response, BUILT_IN.response.value),
-            concurrency: smallest!(concurrency, BUILT_IN.concurrency.value),
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        BUILT_IN
-    }
-}
+pub use crate::site::limits::{Limit, Limits, SetBy};
+use crate::site::units::{Bytes, Span};
 
 /// Which limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -265,51 +186,9 @@ const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
 /// Filling or copying this much takes 1 to 3 ms, page faults included: about one tick.
 const INLINE_MEMORY_BYTES: usize = 8 << 20;
 
-/// What the platform allows where sandgate.toml says nothing: the values of the contract's sample manifest, which a
-/// function that fits in an interactive request does not meet.
-const BUILT_IN: Limits = {
-    const fn platform<T: Copy>(value: T) -> Limit<T> {
-        Limit { value, set_by: SetBy::Platform }
-    }
-    Limits {
-        cpu: platform(Span(std::time::Duration::from_millis(50))),
-        wall: platform(Span(std::time::Duration::from_secs(2))),
-        memory: platform(Bytes(64 << 20)),
-        response: platform(Bytes(1 << 20)),
-        concurrency: platform(64),
-    }
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn raw(text: &str) -> RawLimits {
-        toml::from_str(text).unwrap()
-    }
-
-    #[test]
-    fn the_smallest_limit_holds_and_says_whose_it_is() {
-        let limits = Limits::resolve(
-            &raw("cpu = '100ms'\nmemory = '64MiB'"),
-            &raw("cpu = '20ms'\nmemory = '128MiB'\nconcurrency = 3"),
-            &raw("cpu = '30ms'\nmemory = '16MiB'\nresponse = '1GiB'"),
-        );
-        let told: Vec<String> =
-            [LimitName::Cpu, LimitName::Wall, LimitName::Memory, LimitName::Response, LimitName::Concurrency]
-                .map(|name| limits.hit(name).to_string())
-                .into();
-        assert_eq!(
-            told,
-            [
-                "`cpu` limit of 20ms (set by the tenant)",
-                "`wall` limit of 2s (set by the platform)",
-                "`memory` limit of 16MiB (set by the function)",
-                "`response` limit of 1MiB (set by the platform)",
-                "`concurrency` limit of 3 (set by the tenant)",
-            ]
-        );
-    }
 
     #[test]
     fn f24_memories_and_tables_count_together() {

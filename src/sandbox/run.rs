@@ -59,15 +59,6 @@ pub struct Usage {
     pub hits: Vec<LimitHit>,
 }
 
-/// An answer and what it cost.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// The answer.
-    pub reply: Reply,
-    /// Its cost.
-    pub usage: Usage,
-}
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -92,6 +83,9 @@ pub enum SandboxError {
     /// An answer that the contract does not know.
     #[error("the function broke its contract: {0}")]
     ContractBroken(#[from] Breach),
+    /// An answer that the manifest does not allow.
+    #[error("the function broke its contract")]
+    ReplyRefused(#[from] crate::event::ReplyError),
     /// No room now.
     #[error("no room for another invocation: {0}")]
     Overloaded(Overload),
