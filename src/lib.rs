@@ -1,3 +1,4 @@
 //! Sandgate: many tenants' functions behind one door.
+pub mod event;
 pub mod id;
 pub mod site;
