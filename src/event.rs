@@ -6,7 +6,7 @@
 //! that value written anew.
 //!
 //! Invariants: **Evidence** ([`Event`] is made here alone), **Unread** ([`UnreadBody`] is opened here alone),
-//! **Closed** (no schema, no body; no query schema, no query), **Bounded** ([`JsonLimits`], [`Ceilings`]), **Once** (an
+//! **Closed** (no schema, no body; no query schema, no query), **Bounded** ([`JsonLimits`], [`BodyBounds`]), **Once** (an
 //! event's text is parsed here and not again).
 
 pub mod corpus;
@@ -34,4 +34,4 @@ pub use injection::{Mode as InjectionMode, Signal, SignalKind};
 pub use json::JsonLimits;
 pub use read::UnreadBody;
 pub use reply::{CheckedReply, RawReply, ReplyError, ReplyRules};
-pub use rules::{Ceilings, Event, EventHead, EventRules, Written};
+pub use rules::{BodyBounds, Event, EventHead, EventRules, Validated, Written};

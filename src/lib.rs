@@ -1,4 +1,8 @@
 //! Sandgate: many tenants' functions behind one door.
+pub mod authn;
+pub mod authz;
 pub mod event;
 pub mod id;
+pub mod record;
+pub mod sandbox;
 pub mod site;

@@ -196,14 +196,15 @@ pub enum Reason {
     HeaderSize,
 }
 
-/// One place where an event breaks its schema.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One place where an event breaks its schema, in the form in which callers read it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Violation {
     /// JSON pointer (RFC 6901) into the body, or `?name` for a parameter of the query.
     pub pointer: String,
     /// The keyword of the schema.
     pub keyword: String,
     /// The schema's bound, where the keyword has one. Never the value.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
 }
 

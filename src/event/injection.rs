@@ -92,7 +92,7 @@ pub(crate) fn scan_text(text: &str, pointer: &str, signals: &mut Vec<Signal>) {
 }
 
 /// What a text looks like.
-pub fn kinds(text: &str) -> impl Iterator<Item = SignalKind> {
+pub(crate) fn kinds(text: &str) -> impl Iterator<Item = SignalKind> {
     let found = if is_plain(text) { (false, false) } else { (looks_like_sql(text), looks_like_script(text)) };
     let sql = found.0.then_some(SignalKind::Sql);
     sql.into_iter().chain(found.1.then_some(SignalKind::Script))

@@ -18,31 +18,37 @@ use super::{
     schema::Schema,
     text,
 };
-use crate::site::{
-    diagnostic::{Diagnostic, Source},
-    manifest::RawManifest,
-    units,
+use crate::{
+    authn::{Caller, Received},
+    authz::{Authorized, AuthorizedParts, Decision},
+    id::{FunctionId, RequestId},
+    site::{
+        diagnostic::{Diagnostic, Source},
+        manifest::RawManifest,
+    },
 };
 
-/// What the platform and the tenant allow any event at most.
+/// Bounds of a body, as they are in force for one function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ceilings {
-    /// Largest body of a request that a manifest may ask for, in bytes.
-    pub body_bytes: u64,
+pub struct BodyBounds {
+    /// Largest body of a request, in bytes: the smallest of platform, tenant and manifest.
+    pub max_bytes: u64,
     /// Time for a body to arrive.
-    pub body_time: Duration,
+    pub time: Duration,
 }
 
-impl Default for Ceilings {
-    /// 1 MiB fits the platform's other default limits; 10 s lets a phone on a poor line send that much.
+impl Default for BodyBounds {
+    /// As long as the longest string of an event; 10 s let a phone on a poor line send that much.
     fn default() -> Self {
-        Self { body_bytes: 1 << 20, body_time: Duration::from_secs(10) }
+        Self { max_bytes: 64 * 1024, time: Duration::from_secs(10) }
     }
 }
 
 /// A function's manifest and the schemas it names, as read.
 #[derive(Debug, Clone, Copy)]
 pub struct Written<'a> {
+    /// The function's name.
+    pub function: &'a FunctionId,
     /// `function.toml`, parsed.
     pub manifest: &'a RawManifest,
     /// `function.toml`, its text.
@@ -58,12 +64,12 @@ pub struct Written<'a> {
 /// What one function takes.
 #[derive(Debug)]
 pub struct EventRules {
+    function: FunctionId,
     methods: Vec<Method>,
     allow: Arc<str>,
     takes_rest: bool,
     gives_raw: bool,
-    max_bytes: u64,
-    body_time: Duration,
+    body: BodyBounds,
     media_types: Vec<MediaType>,
     headers: HeaderList,
     limits: JsonLimits,
@@ -146,6 +152,44 @@ impl Event {
     }
 }
 
+/// A request whose caller may invoke the function and whose event keeps its rules. Made by [`EventRules::validate`] alone;
+/// not `Clone` (INVARIANT Evidence).
+#[derive(Debug)]
+pub struct Validated {
+    request_id: RequestId,
+    function: FunctionId,
+    caller: Arc<Caller>,
+    decision: Decision,
+    event: Event,
+}
+
+impl Validated {
+    /// Names the request.
+    pub fn request_id(&self) -> RequestId {
+        self.request_id
+    }
+
+    /// What is invoked.
+    pub fn function(&self) -> &FunctionId {
+        &self.function
+    }
+
+    /// Who invokes it.
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
+    /// Who allowed it.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// The function's input.
+    pub fn event(&self) -> &Event {
+        &self.event
+    }
+}
+
 /// A body that was read and validated.
 #[derive(Debug, Default)]
 struct Content {
@@ -154,6 +198,23 @@ struct Content {
 }
 
 impl EventRules {
+    /// Reads and validates the event of a request that was allowed.
+    pub async fn validate(&self, authorized: Authorized<UnreadBody>) -> Result<Validated, EventError> {
+        let AuthorizedParts { received, caller, decision } = authorized.into_parts();
+        let Received { request_id, tenant, function, head, body } = received;
+        if tenant != self.function.tenant || function != self.function.function {
+            return Err(EventError::Mismatch);
+        }
+        let read = EventHead {
+            method: &head.method,
+            rest: head.rest.as_deref(),
+            query: head.query.as_deref(),
+            headers: &head.headers,
+        };
+        let event = self.read_event(read, body).await?;
+        Ok(Validated { request_id, function: FunctionId { tenant, function }, caller, decision, event })
+    }
+
     /// Reads and validates the input of one request, in the order of design.md §7.
     pub async fn read_event(&self, head: EventHead<'_>, body: UnreadBody) -> Result<Event, EventError> {
         if !self.methods.contains(head.method) {
@@ -162,8 +223,8 @@ impl EventRules {
         if head.rest.is_some() && !self.takes_rest {
             return Err(EventError::NoRest);
         }
-        if body.declared_bytes().is_some_and(|declared| declared > self.max_bytes) {
-            return Err(EventError::TooLarge { limit: self.max_bytes });
+        if body.declared_bytes().is_some_and(|declared| declared > self.body.max_bytes) {
+            return Err(EventError::TooLarge { limit: self.body.max_bytes });
         }
         let media_type = self.media_type(&head, &body)?;
         if head.headers.contains_key(header::CONTENT_ENCODING) {
@@ -173,7 +234,7 @@ impl EventRules {
         let headers = self.headers.pick(head.headers)?;
         let mut signals = Vec::new();
         let query = self.query(head.query.unwrap_or_default(), &mut signals)?;
-        let received = body.read(self.max_bytes, self.body_time).await?;
+        let received = body.read(self.body.max_bytes, self.body.time).await?;
         let content = match media_type {
             Some(media_type) => self.content(media_type, &received, &mut signals)?,
             None if received.is_empty() => Content::default(),
@@ -270,8 +331,8 @@ impl EventRules {
 
     /// Text that grew on its way is bounded as what was received.
     fn bounded(&self, bytes: Vec<u8>) -> Result<Bytes, EventError> {
-        match bytes.len() as u64 > self.max_bytes {
-            true => Err(EventError::TooLarge { limit: self.max_bytes }),
+        match bytes.len() as u64 > self.body.max_bytes {
+            true => Err(EventError::TooLarge { limit: self.body.max_bytes }),
             false => Ok(bytes.into()),
         }
     }
@@ -293,7 +354,7 @@ impl EventRules {
 
     /// Largest body, in bytes.
     pub fn max_bytes(&self) -> u64 {
-        self.max_bytes
+        self.body.max_bytes
     }
 
     /// Schema of the body, as written.
@@ -367,18 +428,17 @@ fn utf8(bytes: &Bytes) -> Result<&str, Malformed> {
 
 /// Methods whose requests usually have no body (RFC 9110 §9.3): without one, the schema has nothing to say.
 fn is_bodiless(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS].contains(method)
+    [Method::GET, Method::HEAD, Method::DELETE].contains(method)
 }
 
 impl EventRules {
     /// Compiles what a manifest says, and tells every fault and warning of it at once. There are rules if and only if
     /// there is no fault.
-    pub fn compile(written: Written<'_>, ceilings: &Ceilings) -> (Option<Self>, Vec<Diagnostic>) {
+    pub fn compile(written: Written<'_>, body: BodyBounds) -> (Option<Self>, Vec<Diagnostic>) {
         let mut author = Author { source: written.manifest_source, diagnostics: Vec::new() };
         let event = &written.manifest.event;
-        let methods = author.methods(&written.manifest.methods);
+        let methods = methods(&written.manifest.methods);
         let limits = author.limits(event);
-        let max_bytes = author.max_bytes(event.max_bytes.as_ref(), ceilings);
         let injection = author.injection(event.injection.as_ref());
         let headers = author.headers(&event.headers);
         let schema = author.schema(event.schema.as_ref(), written.event_schema, limits.depth);
@@ -393,12 +453,12 @@ impl EventRules {
         }
         let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ").into();
         let rules = Self {
+            function: written.function.clone(),
             methods,
             allow,
             takes_rest: event.rest,
             gives_raw: event.raw,
-            max_bytes,
-            body_time: ceilings.body_time,
+            body,
             media_types,
             headers,
             limits,
@@ -408,6 +468,12 @@ impl EventRules {
         };
         (Some(rules), diagnostics)
     }
+}
+
+/// Methods that a manifest lists. What is none is told by `site`; here it is simply not answered.
+fn methods(written: &Spanned<Vec<Spanned<String>>>) -> Vec<Method> {
+    let listed = |method: &&Method| written.get_ref().iter().any(|name| name.get_ref() == method.as_str());
+    METHODS.iter().filter(listed).cloned().collect()
 }
 
 /// Talks to the author of a manifest.
@@ -423,32 +489,6 @@ impl Author<'_> {
 
     fn warn<T>(&mut self, place: &Spanned<T>, message: impl Into<String>, hint: impl Into<String>) {
         self.diagnostics.push(Diagnostic::warning(message).at(self.source, place.span()).hint(hint));
-    }
-
-    fn methods(&mut self, written: &Spanned<Vec<Spanned<String>>>) -> Vec<Method> {
-        let mut methods = Vec::new();
-        for name in written.get_ref() {
-            let known = METHODS.iter().find(|m| m.as_str() == name.get_ref());
-            match known {
-                Some(method) if !methods.contains(method) => methods.push(method.clone()),
-                Some(_) => {
-                    self.fault(name, format!("method `{}` is listed twice", name.get_ref()), "remove one")
-                }
-                None => {
-                    let names: Vec<&str> = METHODS.iter().map(Method::as_str).collect();
-                    let hint = format!("methods are {}", names.join(", "));
-                    self.fault(
-                        name,
-                        format!("`{}` is no method that a function can have", name.get_ref()),
-                        hint,
-                    );
-                }
-            }
-        }
-        if written.get_ref().is_empty() {
-            self.fault(written, "the function takes no method", "list at least one, such as `\"POST\"`");
-        }
-        methods
     }
 
     fn limits(&mut self, event: &crate::site::manifest::RawEvent) -> JsonLimits {
@@ -483,18 +523,6 @@ impl Author<'_> {
             }
             Some(bound) => *bound.get_ref(),
             None => max,
-        }
-    }
-
-    fn max_bytes(&mut self, written: Option<&Spanned<units::Bytes>>, ceilings: &Ceilings) -> u64 {
-        match written {
-            Some(bytes) if bytes.get_ref().0 > ceilings.body_bytes => {
-                let hint = format!("at most `{}`", units::Bytes(ceilings.body_bytes));
-                self.fault(bytes, "`max-bytes` is above the ceiling", hint);
-                ceilings.body_bytes
-            }
-            Some(bytes) => bytes.get_ref().0,
-            None => DEFAULT_MAX_BYTES.min(ceilings.body_bytes),
         }
     }
 
@@ -600,13 +628,10 @@ impl Author<'_> {
     }
 }
 
-/// Methods that a function can have (C9: never CONNECT or TRACE).
+/// Methods that a function can have (C9: never CONNECT or TRACE; OPTIONS is of CORS, which is off).
 const METHODS: &[Method] =
-    &[Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    &[Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 const JSON: &str = "application/json";
-
-/// As long as the longest string of an event: what most APIs send in one call stays below.
-const DEFAULT_MAX_BYTES: u64 = 64 * 1024;
 
 const MAX_LISTED_HEADERS: usize = 32;

@@ -6,7 +6,7 @@ use super::html;
 
 /// One operation, by its name in a schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
+pub(crate) enum Op {
     /// White space at both ends goes.
     Trim,
     /// A run of line breaks becomes one space.
