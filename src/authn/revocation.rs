@@ -48,13 +48,14 @@ impl Revocations {
         // serde would read an array as the fields in their order.
         if !source.text.trim_ascii_start().starts_with('{') {
             return Err(Diagnostic::fault("not a list of revocations: not an object")
-                .at(source, 0..1)
+                .in_file(source)
                 .hint(FORM));
         }
         let raw: Raw = serde_json::from_str(&source.text).map_err(|error| {
             let line: usize =
                 source.text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
-            let at = (line + error.column().saturating_sub(1)).min(source.text.len());
+            // serde counts columns in bytes, which may end inside a character.
+            let at = source.text.floor_char_boundary(line + error.column().saturating_sub(1));
             Diagnostic::fault(format!("not a list of revocations: {error}")).at(source, at..at).hint(FORM)
         })?;
         let mut subjects = HashMap::with_capacity(raw.sub.len());
