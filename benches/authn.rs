@@ -10,8 +10,8 @@ use aws_lc_rs::{
     rand::SystemRandom,
     rsa::KeySize,
     signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair,
-        RsaPublicKeyComponents,
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
+        RsaKeyPair, RsaPublicKeyComponents,
     },
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -54,14 +54,17 @@ fn issuers() -> [(&'static str, Value, Sign); 3] {
             rsa_key,
             Box::new(move |message| {
                 let mut signature = vec![0; rsa.public_modulus_len()];
-                rsa.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).expect("a signature");
+                rsa.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
+                    .expect("a signature");
                 signature
             }),
         ),
         (
             "ES256",
             ec_key,
-            Box::new(move |message| ec.sign(&SystemRandom::new(), message).expect("a signature").as_ref().to_vec()),
+            Box::new(move |message| {
+                ec.sign(&SystemRandom::new(), message).expect("a signature").as_ref().to_vec()
+            }),
         ),
         ("EdDSA", ed_key, Box::new(move |message| ed.sign(message).as_ref().to_vec())),
     ]
@@ -131,7 +134,10 @@ fn verify(criterion: &mut Criterion) {
         .collect();
     let keys = json!({ "keys": keys });
     // A cache without room keeps nothing: every request is the first.
-    let caches = [("cold", Arc::new(authenticator(&keys, 0))), ("warm", Arc::new(authenticator(&keys, DEFAULT_TOKEN_CACHE_BYTES)))];
+    let caches = [
+        ("cold", Arc::new(authenticator(&keys, 0))),
+        ("warm", Arc::new(authenticator(&keys, DEFAULT_TOKEN_CACHE_BYTES))),
+    ];
     let mut group = criterion.benchmark_group("authn");
     group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
     for (cache, authenticator) in caches {

@@ -532,6 +532,8 @@ async fn a20_revoked_tokens_are_refused_by_id_subject_key_and_issuer() {
 fn a20_a_faulty_list_of_revocations_is_refused_with_its_line() {
     for text in [
         r#"{"jtis": []}"#,
+        "ǻ",
+        "{\"jti\": ǻ",
         "[]",
         "",
         r#"{"jti": [1]}"#,
