@@ -17,6 +17,8 @@ pub mod metrics;
 mod redact;
 mod segment;
 mod show;
+#[cfg(test)]
+mod tests;
 mod time;
 mod verify;
 mod writer;
