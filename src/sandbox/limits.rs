@@ -98,6 +98,8 @@ pub(super) struct Meter {
     inline_limit: Option<usize>,
     used: usize,
     peak: usize,
+    /// `used` and `peak` before the last growth that was allowed, should the engine fail to do it.
+    before: (usize, usize),
     refused: bool,
 }
 
@@ -110,7 +112,7 @@ impl Meter {
     pub(super) fn new(limit: Bytes, inline: bool) -> Self {
         let limit = usize::try_from(limit.0).unwrap_or(usize::MAX);
         let inline_limit = inline.then_some(INLINE_MEMORY_BYTES);
-        Self { limit, inline_limit, used: 0, peak: 0, refused: false }
+        Self { limit, inline_limit, used: 0, peak: 0, before: (0, 0), refused: false }
     }
 
     /// Most that was in use at once, in bytes.
@@ -132,9 +134,15 @@ impl Meter {
         if self.inline_limit.is_some_and(|inline| wanted > inline) {
             return Err(TooLargeInline.into());
         }
+        self.before = (self.used, self.peak);
         self.used = wanted;
         self.peak = self.peak.max(wanted);
         Ok(true)
+    }
+
+    fn undo(&mut self) {
+        (self.used, self.peak) = self.before;
+        self.refused = true;
     }
 }
 
@@ -146,8 +154,7 @@ impl ResourceLimiter for Meter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
-            // Beyond the memory's own declaration, or the pool's slot, whose size is the platform's ceiling.
-            self.refused = true;
+            // Beyond what the guest itself declared: no limit of ours is met.
             return Ok(false);
         }
         self.grow(current, desired)
@@ -160,10 +167,20 @@ impl ResourceLimiter for Meter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
-            self.refused = true;
             return Ok(false);
         }
         self.grow(current.saturating_mul(TABLE_ELEMENT_BYTES), desired.saturating_mul(TABLE_ELEMENT_BYTES))
+    }
+
+    /// The pool's slot is smaller than the limit: it is the platform's ceiling.
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo();
+        Ok(())
+    }
+
+    fn table_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo();
+        Ok(())
     }
 
     // The per-component caps of the pool are stricter; these hold if a component could create more at run time.
