@@ -10,7 +10,7 @@ use super::revision::{Function, Part, Revision, Tenant};
 use crate::{
     authn::{self, Authenticator, DevKeys, Revocations},
     authz::{Authorizer, KnownNames, Platform, TenantPolicies, run_trials},
-    event::{Ceilings, EventRules, ReplyRules, Written},
+    event::{BodyBounds, EventRules, ReplyRules, Written},
     id::TenantName,
     record::Metrics,
     sandbox::Sandbox,
@@ -201,14 +201,15 @@ impl Builder {
         let query = schema(manifest.event.query.as_ref());
         let response = schema(manifest.response.schema.as_ref());
         let written = Written {
+            function: &sources.id,
             manifest,
             manifest_source: &sources.toml,
             event_schema: event.as_ref(),
             query_schema: query.as_ref(),
             response_schema: response.as_ref(),
         };
-        let most = Ceilings { body_bytes: limits.event.value.0, body_time: config.server.request_timeout.0 };
-        let (events, told) = EventRules::compile(written, &most);
+        let most = BodyBounds { max_bytes: limits.event.value.0, time: config.server.request_timeout.0 };
+        let (events, told) = EventRules::compile(written, most);
         diagnostics.extend(told);
         let (replies, told) = ReplyRules::compile(written, limits.response.value.0);
         diagnostics.extend(told);

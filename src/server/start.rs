@@ -235,8 +235,8 @@ pub fn sandbox_settings(config: &ServerConfig, data_dir: Option<PathBuf>) -> Set
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let pool = PoolLimits {
         instances: config.sandbox.instances,
-        memory_bytes: size(config.limits.memory.0),
-        keep_resident_bytes: size(config.sandbox.keep_resident.0),
+        max_memory_bytes: size(config.limits.memory.0),
+        memory_keep_resident_bytes: size(config.sandbox.keep_resident.0),
         ..PoolLimits::default()
     };
     let admission = AdmissionLimits { binary_bytes: size(config.sandbox.component.0), ..AdmissionLimits::default() };
@@ -246,14 +246,14 @@ pub fn sandbox_settings(config: &ServerConfig, data_dir: Option<PathBuf>) -> Set
 /// How remote key sets are fetched by `sandgate.toml`.
 pub fn key_fetch(site: &Path, config: &ServerConfig) -> KeyFetch {
     let roots = config.keys.extra_roots.as_ref().map(|path| site.join(path));
-    let extra_roots = roots.and_then(|path| match fs::read(&path) {
-        Ok(pem) => Some(pem),
+    let extra_roots = roots.and_then(|path| match tls::read_roots(&path) {
+        Ok(roots) => Some(roots),
         Err(error) => {
             error!(%error, path = %path.display(), "the extra roots for key sets cannot be read");
             None
         }
     });
-    KeyFetch { allow_private: config.keys.allow_private, extra_roots: extra_roots.into_iter().collect() }
+    KeyFetch { allow_private: config.keys.allow_private, platform_roots: true, extra_roots: extra_roots.unwrap_or_default() }
 }
 
 /// The cache's size as its weigher counts it.
