@@ -2,6 +2,7 @@
 
 pub mod health;
 pub mod headers;
+pub mod openapi;
 pub mod problem;
 pub mod route;
 

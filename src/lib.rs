@@ -1,6 +1,7 @@
 //! Sandgate: many tenants' functions behind one door.
 pub mod authn;
 pub mod authz;
+pub mod cli;
 pub mod event;
 pub mod http;
 pub mod id;

@@ -18,7 +18,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 pub use self::{
-    build::{Builder, FaultyPlatform},
+    build::{Builder, FaultyPlatform, known_names},
     journal::Journal,
     readiness::Readiness,
     refusal::Refusal,

@@ -254,7 +254,8 @@ pub(super) fn revoke(part: &Part, sources: &TenantSources) {
     }
 }
 
-fn known_names(sources: &TenantSources, raw: &crate::site::tenant::RawTenant) -> KnownNames {
+/// What exists at a tenant, for its policies.
+pub fn known_names(sources: &TenantSources, raw: &crate::site::tenant::RawTenant) -> KnownNames {
     let labels = |function: &FunctionSources| -> BTreeSet<Arc<str>> {
         let labels = function.raw.iter().flat_map(|manifest| &manifest.labels);
         labels.map(|label| label.get_ref().as_str().into()).collect()
