@@ -126,6 +126,11 @@ impl Site {
         read::refresh(self, changes)
     }
 
+    /// Revocations of a tenant as they are now: they do not wait for the rest of its part.
+    pub fn revoked(&self, tenant: &TenantName) -> Result<Option<Source>, Diagnostic> {
+        part::revoked(&self.dir, tenant)
+    }
+
     /// What is wrong with it, part by part.
     pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
         let tenants = self.tenants.values().flat_map(|tenant| &tenant.diagnostics);
