@@ -139,6 +139,11 @@ impl Site {
 }
 
 impl PlatformSources {
+    /// Reads the platform part alone: what has to be known before the rest is read.
+    pub fn read(dir: &Path) -> Self {
+        read::platform(dir)
+    }
+
     /// Whether the platform part is refused.
     pub fn is_faulty(&self) -> bool {
         self.diagnostics.iter().any(Diagnostic::is_fault)
