@@ -36,6 +36,6 @@ impl Function {
         } else {
             writeln!(out, "{inspection}")?;
         }
-        Ok(if inspection.world == World::Function { Exit::Done } else { Exit::No })
+        Ok(if inspection.world == World::Narrow { Exit::Done } else { Exit::No })
     }
 }

@@ -454,7 +454,10 @@ pub(super) mod tests {
         record.grants =
             vec![GrantEntry { action: "kv:read", resource: "acme/orders".into(), allowed: true, times: 2 }];
         record.outcome = Outcome::refused(504, "function_timeout", "out of cpu time");
-        insta::assert_snapshot!(String::from_utf8(record.body()).unwrap(), @"");
+        insta::assert_snapshot!(
+            String::from_utf8(record.body()).unwrap(),
+            @r#""kind":"invocation","request_id":"0199c82c-c001-7000-8000-000000000001","time":"2025-10-09T08:53:20.001Z","revision":"r-1","function":"invoice","caller":{"id":"acme/alice","roles":["acme/billing"],"scopes":["invoices:write"],"tags":{"department":"sales"}},"context":{"tls":"1.3"},"stage":"run","decision":{"allowed":true,"policies":["acme/billing-may-invoice"]},"grants":[{"action":"kv:read","resource":"acme/orders","allowed":true,"times":2}],"limits":[{"name":"cpu","value":50,"set_by":"function"}],"cpu_us":120,"wall_us":340,"peak_memory":65536,"bytes_in":300,"bytes_out":210,"start":"warm","outcome":{"status":504,"code":"function_timeout","reason":"out of cpu time"}"#
+        );
     }
 
     #[test]
@@ -492,6 +495,9 @@ pub(super) mod tests {
             detail: None,
             tenant: Some("acme".parse().unwrap()),
         };
-        insta::assert_snapshot!(String::from_utf8(refusal.body()).unwrap(), @"");
+        insta::assert_snapshot!(
+            String::from_utf8(refusal.body()).unwrap(),
+            @r#""kind":"refused","request_id":"00000000-0001-7000-8000-000000000002","time":"1970-01-01T00:00:00.000Z","tenant":"acme","client":"192.0.2.1","stage":"authenticate","outcome":{"status":401,"code":"unauthenticated","reason":"expired"}"#
+        );
     }
 }
