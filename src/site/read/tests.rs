@@ -246,6 +246,21 @@ fn a_fingerprint_changes_with_its_own_part_only() {
 }
 
 #[test]
+fn a_fingerprint_changes_when_a_missing_file_is_mended_with_an_empty_one() {
+    let world = World::new();
+    fs::remove_file(world.path("policies/guardrails.cedar")).unwrap();
+    let missing = world.read();
+    world.write("policies/guardrails.cedar", "");
+    assert_ne!(world.read().platform.fingerprint, missing.platform.fingerprint);
+
+    fs::write(world.path("policies/acme/tenant.toml"), b"\xff").unwrap();
+    let faulty = world.read();
+    world.write("policies/acme/tenant.toml", "");
+    let fingerprint = |site: &Site| site.tenants.get("acme").unwrap().fingerprint;
+    assert_ne!(fingerprint(&world.read()), fingerprint(&faulty));
+}
+
+#[test]
 fn a_refresh_is_a_read() {
     let world = World::new();
     let mut site = world.read();
