@@ -311,3 +311,10 @@ fn a_thousand_tenants_are_read_and_share_what_is_alike() {
     let distinct: BTreeSet<_> = manifests.iter().map(|raw| Arc::as_ptr(raw)).collect();
     assert!(distinct.len() <= MAX_WORKERS, "{} parsed manifests", distinct.len());
 }
+
+#[test]
+fn the_sample_site_has_nothing_wrong() {
+    let site = Site::read(Path::new(env!("CARGO_MANIFEST_DIR")));
+    assert_eq!(told(&site), "");
+    assert_eq!(site.tenants.keys().map(TenantName::as_str).collect::<Vec<_>>(), ["acme", "globex"]);
+}
