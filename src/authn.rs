@@ -221,7 +221,12 @@ impl Authenticator {
     ) -> (Option<Self>, Vec<Diagnostic>) {
         let mut compiler = Compiler { tenant, raw, source, files, dev, shared, found: Vec::new() };
         let records = compiler.issuers();
-        let found = compiler.found;
+        let mut found = compiler.found;
+        found.sort_by_key(|found| {
+            let place = found.source.as_ref();
+            let span = place.and_then(|(_, span)| span.as_ref()).map(|span| span.start);
+            (place.map(|(file, _)| Arc::clone(&file.path)), span)
+        });
         if found.iter().any(Diagnostic::is_fault) {
             return (None, found);
         }

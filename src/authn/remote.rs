@@ -218,6 +218,12 @@ impl Remote {
         }
     }
 
+    /// Tells of each fetch that ends.
+    #[cfg(test)]
+    pub(super) fn landed(&self) -> watch::Receiver<u64> {
+        self.landed.subscribe()
+    }
+
     /// For readiness.
     pub(super) fn health(&self) -> (Option<(usize, Duration, bool)>, Option<String>) {
         let now = self.clock.now();
