@@ -29,6 +29,9 @@ mod sanitize;
 mod schema;
 pub mod text;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{EventError, Malformed, Part, Reason, Violation};
 pub use injection::{Mode as InjectionMode, Signal, SignalKind};
 pub use json::JsonLimits;

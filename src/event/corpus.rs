@@ -110,3 +110,23 @@ fn tally(name: &str, text: &str) -> Tally {
     }
     tally
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d12_at_most_one_of_a_hundred_harmless_texts_has_a_signal() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/benign");
+        let report = measure(&folder).unwrap();
+        let (told, lines) = report.total(Expected::Benign);
+        assert!(lines >= 500 && told * 100 <= lines, "{report}");
+    }
+
+    #[test]
+    fn lines_are_rated_by_the_name_of_their_file() {
+        let tally = tally("sqli-a.txt", "# comment\n\n1' OR '1'='1\nhello\n");
+        assert_eq!((tally.expected, tally.lines, tally.told), (Expected::Sql, 2, 1));
+        assert_eq!(tally.wrong, [4]);
+    }
+}

@@ -56,3 +56,28 @@ fn normal(value: Value) -> Value {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, path::Path};
+
+    fn over_corpus(target: &str, run: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+        let entries: Vec<_> = fs::read_dir(folder).unwrap().collect();
+        assert!(entries.len() > 5);
+        for entry in entries {
+            run(&fs::read(entry.unwrap().path()).unwrap());
+        }
+    }
+
+    #[test]
+    fn d15_strict_json_keeps_its_promises_over_its_corpus() {
+        over_corpus("strict_json", strict_json);
+    }
+
+    #[test]
+    fn d15_path_and_query_keep_their_promises_over_their_corpus() {
+        over_corpus("path_and_query", path_and_query);
+    }
+}

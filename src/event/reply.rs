@@ -280,3 +280,129 @@ const RESERVED_X_PREFIXES: &[&str] = &["x-accel-", "x-forwarded-", "x-sandgate-"
 
 const MAX_HEADERS: usize = 32;
 const MAX_HEADER_BYTES: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        id::FunctionId,
+        site::{diagnostic::Source, manifest::RawManifest},
+    };
+
+    fn rules(schema: Option<&str>) -> ReplyRules {
+        let named = schema.map_or("", |_| "[response]\nschema = \"reply.json\"\n");
+        let toml = format!("component = \"a.wasm\"\nmethods = [\"POST\"]\n{named}");
+        let manifest: RawManifest = toml::from_str(&toml).unwrap();
+        let function = FunctionId { tenant: "acme".parse().unwrap(), function: "f".parse().unwrap() };
+        let schema = schema.map(|text| Source::new("reply.json", text));
+        let written = Written {
+            function: &function,
+            manifest: &manifest,
+            manifest_source: &Source::new("function.toml", toml),
+            event_schema: None,
+            query_schema: None,
+            response_schema: schema.as_ref(),
+        };
+        let (rules, diagnostics) = ReplyRules::compile(written, 100);
+        rules.unwrap_or_else(|| panic!("{diagnostics:?}"))
+    }
+
+    fn reply(status: u16, content_type: &str, body: &str, headers: &[(&str, &str)]) -> RawReply {
+        RawReply {
+            status,
+            content_type: content_type.to_owned(),
+            headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            body: Bytes::from(body.to_owned()),
+        }
+    }
+
+    #[test]
+    fn d14_only_headers_of_content_can_be_set() {
+        let rules = rules(None);
+        for (name, value) in [
+            ("ETag", "\"x\""),
+            ("location", "/acme/f/1"),
+            ("location", "https://example.com/a?b"),
+            ("x-total", "5"),
+            ("cache-control", "max-age=60"),
+        ] {
+            assert!(rules.check(reply(200, "text/plain", "x", &[(name, value)])).is_ok(), "{name}: {value}");
+        }
+        for (name, value) in [
+            ("set-cookie", "a=b"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("content-type", "text/html"),
+            ("connection", "close"),
+            ("sandgate-request-id", "x"),
+            ("access-control-allow-origin", "*"),
+            ("strict-transport-security", "max-age=0"),
+            ("x-accel-redirect", "/etc/passwd"),
+            ("x-content-type-options", ""),
+            ("", "x"),
+            ("a b", "x"),
+            ("x-a\r\nset-cookie", "x"),
+            ("x-a", "b\r\nset-cookie: c=d"),
+            ("x-a", "b\nc"),
+            ("x-a", "\0"),
+            ("x-a", "é"),
+            ("x-a", " padded "),
+            ("location", "//evil.example"),
+            ("location", "http://example.com"),
+            ("location", "javascript:alert(1)"),
+            ("location", "https://user@example.com"),
+            ("location", "/\\evil.example"),
+            ("location", "relative"),
+        ] {
+            assert!(
+                rules.check(reply(200, "text/plain", "x", &[(name, value)])).is_err(),
+                "{name:?}: {value:?}"
+            );
+        }
+        assert!(rules.check(reply(200, "text/plain", "x", &[("etag", "1"), ("etag", "2")])).is_err());
+        assert!(rules.check(reply(200, "text/plain", "x", &[("link", "</a>"), ("link", "</b>")])).is_ok());
+        let many = vec![("x-a", "1"); 40];
+        assert!(matches!(rules.check(reply(200, "text/plain", "x", &many)), Err(ReplyError::HeaderSize)));
+    }
+
+    #[test]
+    fn d14_status_size_and_media_type_are_checked() {
+        let rules = rules(None);
+        for status in [0, 100, 101, 199, 600, 65_535] {
+            assert!(
+                matches!(rules.check(reply(status, "", "", &[])), Err(ReplyError::Status { .. })),
+                "{status}"
+            );
+        }
+        assert!(rules.check(reply(204, "", "", &[])).is_ok());
+        assert!(rules.check(reply(204, "text/plain", "x", &[])).is_err());
+        assert!(rules.check(reply(200, "text/plain", "", &[])).is_err());
+        assert!(rules.check(reply(200, "", "x", &[])).is_err());
+        assert!(rules.check(reply(200, "text/plain\r\nx: y", "x", &[])).is_err());
+        assert!(rules.check(reply(200, "text/plain", &"x".repeat(100), &[])).is_ok());
+        assert!(matches!(
+            rules.check(reply(200, "text/plain", &"x".repeat(101), &[])),
+            Err(ReplyError::TooLarge { limit: 100 })
+        ));
+    }
+
+    #[test]
+    fn d14_a_response_schema_holds_for_every_body() {
+        let rules = rules(Some(
+            r#"{"type": "object", "additionalProperties": false, "properties": {"n": {"type": "integer"}}}"#,
+        ));
+        let checked = rules.check(reply(200, "application/json", " {\"n\": 1 } ", &[])).unwrap();
+        assert_eq!(checked.body(), "{\"n\":1}");
+        assert!(matches!(
+            rules.check(reply(200, "application/json", "{\"n\":\"x\"}", &[])),
+            Err(ReplyError::Invalid { .. })
+        ));
+        assert!(matches!(
+            rules.check(reply(500, "application/json", "{\"n\":1,\"n\":2}", &[])),
+            Err(ReplyError::Malformed(_))
+        ));
+        assert!(matches!(rules.check(reply(200, "text/html", "<p>", &[])), Err(ReplyError::ContentType)));
+        assert!(matches!(rules.check(reply(200, "", "", &[])), Err(ReplyError::Body)));
+        assert!(rules.check(reply(304, "", "", &[])).is_ok());
+    }
+}
