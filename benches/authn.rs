@@ -1,5 +1,7 @@
 //! What it costs to know who is calling: cold (nothing kept, the signature verified) and warm (a kept verdict).
 
+#![expect(clippy::indexing_slicing, reason = "keys of known shape; a bench that panics says so")]
+
 use std::{
     net::Ipv4Addr,
     sync::Arc,
