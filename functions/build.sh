@@ -7,12 +7,13 @@
 #
 # Rust: any rustc with the target wasm32-unknown-unknown (`rustup target add wasm32-unknown-unknown`). Where a rustup
 # target cannot be had, Debian's `rustc-web` with its sources is unpacked (not installed) and std is built along.
-# C: `zig`, from PATH or from PyPI's `ziglang`. Core modules become components by `jco new`, from PATH or npm.
-# What is downloaded is kept in target/guests, or in $SANDGATE_GUEST_TOOLS.
+# C: `zig` from PyPI's `ziglang`. Binaryen's `wasm-opt` and the library of `jco` from npm make a component of a core
+# module; nothing but the function's one export goes into it. What is downloaded is kept in target/guests, or in
+# $SANDGATE_GUEST_TOOLS. Versions are pinned but for Debian's compiler, which is noted.
 set -euo pipefail
 
 readonly ALL=(acme/invoice acme/render globex/calendar)
-readonly JCO=1.35.0 ZIG=0.17.1 TARGET=wasm32-unknown-unknown
+readonly JCO=1.35.0 BINARYEN=130.0.0 ZIG=0.17.1 TARGET=wasm32-unknown-unknown
 
 main() {
   cd "$(dirname "$0")"
@@ -28,8 +29,7 @@ main() {
     core=$tools/${function#*/}.core.wasm
     component=$tools/${function#*/}.wasm
     if [ -f Cargo.toml ]; then build_rust; else build_c; fi
-    find_jco
-    "${jco[@]}" new "$core" -o "$component" >/dev/null
+    componentize
     if [ $check = yes ]; then compare || failed=1; else keep; fi
   done
   return $failed
@@ -39,17 +39,41 @@ build_rust() {
   find_rust
   "${cargo[@]}" build --quiet --locked --release --lib --target $TARGET "${rust_flags[@]}"
   cp "$CARGO_TARGET_DIR/$TARGET/release/${function#*/}.wasm" "$core"
-  by="$rust, jco $JCO"
+  by="$rust, binaryen $BINARYEN, jco $JCO"
 }
 
 build_c() {
   find_zig
-  # No entry point and no libc: the module exports one function and imports nothing. The stack lies below the data, so
-  # that an overflow traps instead of overwriting.
-  "${zig[@]}" cc -target wasm32-freestanding -std=c17 -Oz -flto -fno-sanitize=all -Wall -Wextra -Werror \
-    -nostdlib -I. -Igenerated -o "$core" ./*.c generated/*.c generated/*.o \
-    -Wl,--no-entry -Wl,--strip-all -Wl,--gc-sections -Wl,--stack-first -Wl,-z,stack-size=16384
-  by="zig $ZIG, jco $JCO"
+  local objects=$tools/${function#*/}.objects
+  mkdir -p "$objects"
+  rm -f "$objects"/*.o
+  for source in *.c; do
+    "${zig[@]}" cc -c -target wasm32-freestanding -std=c17 -Oz -mbulk-memory -fno-sanitize=all \
+      -Wall -Wextra -Werror "$source" -o "$objects/${source%.c}.o"
+  done
+  # The stack lies below the data, so that an overflow traps instead of overwriting.
+  "${zig[@]}" wasm-ld --no-entry --strip-all --gc-sections --stack-first -z stack-size=8192 \
+    -o "$core" "$objects"/*.o
+  by="zig $ZIG, binaryen $BINARYEN, jco $JCO"
+}
+
+# Core module → component. Rust's bindings bring the type of the world along; to others it is added.
+componentize() {
+  find_npm
+  "$tools/node_modules/.bin/wasm-opt" -Os --enable-bulk-memory --enable-bulk-memory-opt --enable-sign-ext \
+    --enable-mutable-globals --enable-nontrapping-float-to-int --enable-multivalue --enable-reference-types \
+    --enable-call-indirect-overlong "$core" -o "$core"
+  (cd "$tools" && node --input-type=module - "$core" "$component" "$functions/wit/function.wit" <<'EOF'
+import { componentEmbed, componentNew } from '@bytecodealliance/jco';
+import { readFileSync, writeFileSync } from 'node:fs';
+const [core, component, wit] = process.argv.slice(2);
+let module = readFileSync(core);
+if (!module.includes('component-type')) {
+  module = await componentEmbed({ binary: module, witSource: readFileSync(wit, 'utf8'), worldName: 'function' });
+}
+writeFileSync(component, await componentNew(module, null));
+EOF
+  )
 }
 
 find_rust() {
@@ -98,32 +122,27 @@ find_debian_rust() {
 
 find_zig() {
   [ -z "${zig:-}" ] || return 0
-  if [ "$(zig version 2>/dev/null)" = $ZIG ]; then
-    zig=(zig)
-  else
-    [ -d "$tools/zig" ] || python3 -m venv "$tools/zig"
-    "$tools/zig/bin/pip" install --quiet --disable-pip-version-check ziglang==$ZIG
-    zig=("$tools/zig/bin/python" -m ziglang)
-  fi
+  [ -x "$tools/zig/bin/python" ] || python3 -m venv "$tools/zig"
+  "$tools/zig/bin/pip" install --quiet --disable-pip-version-check ziglang==$ZIG
+  zig=("$tools/zig/bin/python" -m ziglang)
   export ZIG_GLOBAL_CACHE_DIR=$tools/zig-cache ZIG_LOCAL_CACHE_DIR=$tools/zig-cache
   echo "C: zig $ZIG"
 }
 
-find_jco() {
-  [ -z "${jco:-}" ] || return 0
-  if [ "$(jco --version 2>/dev/null)" = $JCO ]; then
-    jco=(jco)
-  else
-    [ -x "$tools/node_modules/.bin/jco" ] ||
-      npm install --silent --no-save --prefix "$tools" "@bytecodealliance/jco@$JCO" >/dev/null
-    jco=("$tools/node_modules/.bin/jco")
+find_npm() {
+  [ -z "${npm_found:-}" ] || return 0
+  npm_found=yes
+  if [ "$(cat "$tools/npm.versions" 2>/dev/null)" != "$JCO $BINARYEN" ]; then
+    npm install --silent --no-save --no-package-lock --prefix "$tools" \
+      "@bytecodealliance/jco@$JCO" "binaryen@$BINARYEN" >/dev/null
+    echo "$JCO $BINARYEN" > "$tools/npm.versions"
   fi
-  echo "Components: jco $JCO"
+  echo "Components: binaryen $BINARYEN, jco $JCO"
 }
 
 # The files that a component is made of, in a fixed order.
 sources() {
-  (echo ../../wit/function.wit; find . -type f \( -name '*.rs' -o -name '*.[ch]' -o -name '*.o' -o -name 'Cargo.*' \)) |
+  (echo ../../wit/function.wit; find . -type f \( -name '*.rs' -o -name '*.[ch]' -o -name 'Cargo.*' \)) |
     sed 's,^\./,,' | LC_ALL=C sort
 }
 

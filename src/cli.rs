@@ -9,7 +9,7 @@ mod openapi;
 mod policy;
 mod serve;
 mod site;
-mod token;
+pub mod token;
 
 use std::{ffi::OsString, io::Write, path::PathBuf};
 
@@ -73,9 +73,12 @@ pub fn run(
         Err(usage) => {
             let text = usage.render();
             // `--help` and `--version` are answers; anything else is wrong usage.
-            let (stream, code) = if usage.use_stderr() { (err, 2) } else { (out, 0) };
-            let _ = write!(stream, "{text}");
-            return code;
+            if usage.use_stderr() {
+                let _ = write!(err, "{text}");
+                return 2;
+            }
+            let _ = write!(out, "{text}");
+            return 0;
         }
     };
     let ended = match cli.command {

@@ -1,25 +1,36 @@
 //! The life of an invocation, in order. Each step takes the evidence of the step before by value, and only that step
 //! can make it: leaving one out is a type error (INVARIANT Evidence).
 
+mod build;
 mod journal;
+mod readiness;
 mod refusal;
 mod revision;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
 use arc_swap::ArcSwap;
 
 pub use self::{
+    build::{Builder, FaultyPlatform, known_names},
     journal::Journal,
-    refusal::{Code, Refusal},
+    readiness::Readiness,
+    refusal::Refusal,
     revision::{Function, Revision, Tenant},
 };
 use crate::{
     authn::Received,
     event::UnreadBody,
     id::RequestId,
-    record::{AuditLog, Metrics, Stage},
+    record::{AuditLog, Metrics},
     sandbox::Outcome,
+    site::diagnostic::Diagnostic,
 };
 
 /// Everything that a request needs, shared by all of them without a lock.
@@ -27,12 +38,22 @@ pub struct Gateway {
     revision: ArcSwap<Revision>,
     audit: AuditLog,
     metrics: Arc<Metrics>,
+    /// Why the newest platform part is not in force.
+    platform_faults: ArcSwap<Vec<Diagnostic>>,
+    closing: AtomicBool,
 }
 
 impl Gateway {
     /// A gateway that serves `revision` and records in `audit`.
     pub fn new(revision: Arc<Revision>, audit: AuditLog, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { revision: ArcSwap::from(revision), audit, metrics })
+        metrics.revision(revision.id());
+        Arc::new(Self {
+            revision: ArcSwap::from(revision),
+            audit,
+            metrics,
+            platform_faults: ArcSwap::default(),
+            closing: AtomicBool::new(false),
+        })
     }
 
     /// Takes one request through all five steps; `journal` learns what each of them found.
@@ -44,20 +65,22 @@ impl Gateway {
         // The revision of the beginning is that of the end: a reload swaps the pointer, not what it points to.
         let revision = self.revision.load_full();
         let tenant = revision.tenant(&received.tenant)?;
-        journal.reached(Stage::Authenticate, tenant);
+        journal.routed(tenant);
 
         let authenticated = tenant.authenticator.authenticate(received).await?;
         journal.authenticated(authenticated.caller());
 
         let function = tenant.function(authenticated.function())?;
+        journal.found(function);
+
         let authorized = function.authorizer.authorize(authenticated)?;
-        journal.authorized(&function.authorizer, &authorized);
+        journal.authorized(authorized.decision());
 
         let validated = function.events.validate(authorized).await?;
         journal.validated(validated.event());
 
-        let outcome = function.runner.run(validated).await?;
-        journal.ran(&outcome);
+        let outcome = function.runner.run(validated, &function.replies, journal.usage()).await?;
+        journal.ran(outcome.reply().body().len());
         Ok(outcome)
     }
 
@@ -68,7 +91,29 @@ impl Gateway {
 
     /// Puts another revision in force; requests in flight finish on the one they began with.
     pub fn swap(&self, revision: Arc<Revision>) {
+        self.metrics.revision(revision.id());
         self.revision.store(revision);
+        self.platform_faults.store(Arc::default());
+    }
+
+    /// Keeps the revision in force, and tells why a newer one is not.
+    pub fn keep(&self, faults: Vec<Diagnostic>) {
+        self.platform_faults.store(Arc::new(faults));
+    }
+
+    /// Why the newest platform part is not in force.
+    pub fn platform_faults(&self) -> Arc<Vec<Diagnostic>> {
+        self.platform_faults.load_full()
+    }
+
+    /// No longer ready: a balancer should look elsewhere. Requests are served all the same.
+    pub fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is about to end.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     /// Where invocations are recorded.
@@ -79,6 +124,12 @@ impl Gateway {
     /// What is counted.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// All metrics, those of the audit log brought up to date.
+    pub fn metrics_text(&self) -> String {
+        self.metrics.audit(self.audit.stats());
+        self.metrics.encode()
     }
 
     /// A fresh id for a request that arrived at `now`.

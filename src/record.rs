@@ -17,6 +17,8 @@ pub mod metrics;
 mod redact;
 mod segment;
 mod show;
+#[cfg(test)]
+mod tests;
 mod time;
 mod verify;
 mod writer;
@@ -33,11 +35,11 @@ pub use self::{
     chain::{Hash, HashError, Head},
     checkpoint::{CheckpointKey, KeyError, VerifyingKey},
     entry::{
-        CallerEntry, DecisionEntry, GrantEntry, LimitHit, Outcome, Pairs, Record, Refusal, SetBy, Stage,
+        CallerEntry, DecisionEntry, GrantEntry, LimitHit, Outcome, Pairs, Record, Refusal, SetBy, SignalEntry, Stage,
         Start,
     },
     log::{AuditLog, Stats, Told},
-    metrics::Metrics,
+    metrics::{FunctionMetrics, Metrics},
     redact::Redactor,
     show::{Filter, Shown, escape_controls, extract, show},
     verify::{Anchor, ChainReport, Fault, FaultKind, Report, verify, verify_extract},

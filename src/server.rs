@@ -3,6 +3,8 @@
 //! Every wait has its bound: a connection for its handshake, a head for its last line, a request for its reply. A slow
 //! client costs one task and a few kilobytes, and the loop itself never waits for any of them (hardening B4).
 
+mod start;
+
 use std::{
     convert::Infallible,
     io,
@@ -22,6 +24,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info, warn};
 
+pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
 use crate::{
     http::{self, Peer},
     pipeline::Gateway,

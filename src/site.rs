@@ -126,6 +126,11 @@ impl Site {
         read::refresh(self, changes)
     }
 
+    /// Revocations of a tenant as they are now: they do not wait for the rest of its part.
+    pub fn revoked(&self, tenant: &TenantName) -> Result<Option<Source>, Diagnostic> {
+        part::revoked(&self.dir, tenant)
+    }
+
     /// What is wrong with it, part by part.
     pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
         let tenants = self.tenants.values().flat_map(|tenant| &tenant.diagnostics);
@@ -134,6 +139,11 @@ impl Site {
 }
 
 impl PlatformSources {
+    /// Reads the platform part alone: what has to be known before the rest is read.
+    pub fn read(dir: &Path) -> Self {
+        read::platform(dir)
+    }
+
     /// Whether the platform part is refused.
     pub fn is_faulty(&self) -> bool {
         self.diagnostics.iter().any(Diagnostic::is_fault)

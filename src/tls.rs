@@ -92,6 +92,13 @@ pub fn server_config(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig
     Ok(Arc::new(config))
 }
 
+/// Certificates of authorities, as DER.
+pub fn read_roots(path: &Path) -> Result<Vec<Vec<u8>>, TlsError> {
+    let roots: Result<Vec<Vec<u8>>, _> =
+        CertificateDer::pem_slice_iter(&read(path)?).map(|root| root.map(|root| root.to_vec())).collect();
+    roots.map_err(|_| TlsError::NotPem { path: path.into(), what: "certificate" })
+}
+
 fn read_pair(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read(certificate)?)
         .collect::<Result<_, _>>()

@@ -189,3 +189,98 @@ impl From<RouteError> for Problem {
         })
     }
 }
+
+/// The whole table: a new reason to refuse asks to be thought about here.
+impl From<&Refusal> for Problem {
+    fn from(refusal: &Refusal) -> Self {
+        match refusal {
+            Refusal::UnknownTenant(_) => Self::plain(Code::Unauthenticated),
+            Refusal::FaultyTenant(_) | Refusal::Audit(_) => Self::plain(Code::Unavailable),
+            Refusal::UnknownFunction(_) => Self::plain(Code::NotFound),
+            Refusal::Authn(error) => Self::plain(authn(error)),
+            Refusal::Authz(error) => Self::plain(authz(error)),
+            Refusal::Event(error) => event(error),
+            Refusal::Sandbox(error) => Self::plain(sandbox(error)),
+        }
+    }
+}
+
+fn authn(error: &AuthnError) -> Code {
+    use AuthnError as E;
+    match error {
+        E::KeysUnavailable { .. } => Code::Unavailable,
+        E::Misrouted { .. } => Code::Internal,
+        E::MissingToken
+        | E::SeveralHeaders
+        | E::NotBearer
+        | E::TooLong
+        | E::NotThreeSegments
+        | E::NotBase64 { .. }
+        | E::MalformedHeader { .. }
+        | E::Critical
+        | E::Encrypted
+        | E::KeyIdTooLong
+        | E::TokenType { .. }
+        | E::UnknownIssuer { .. }
+        | E::UnknownKey { .. }
+        | E::AmbiguousKey { .. }
+        | E::Algorithm { .. }
+        | E::Signature { .. }
+        | E::MalformedClaims { .. }
+        | E::Claim { .. }
+        | E::Expired
+        | E::NotYetValid
+        | E::Audience
+        | E::IssuedInFuture
+        | E::LivesTooLong { .. }
+        | E::Subject
+        | E::TenantClaim { .. }
+        | E::Attributes { .. }
+        | E::Revoked { .. } => Code::Unauthenticated,
+    }
+}
+
+fn authz(error: &AuthzError) -> Code {
+    match error {
+        // An error while deciding is a deny, and looks like any other.
+        AuthzError::Forbidden { .. }
+        | AuthzError::Evaluation { .. }
+        | AuthzError::Request(_)
+        | AuthzError::Caller(_)
+        | AuthzError::Slice { .. } => Code::Forbidden,
+        AuthzError::TenantMismatch { .. } => Code::Internal,
+    }
+}
+
+fn event(error: &EventError) -> Problem {
+    use EventError as E;
+    match error {
+        E::MethodNotAllowed { allow } => {
+            Problem { allow: Some(allow.to_string()), ..Problem::plain(Code::MethodNotAllowed) }
+        }
+        E::NoRest => Problem::plain(Code::NotFound),
+        E::TooLarge { .. } => Problem::plain(Code::TooLarge),
+        E::UnsupportedMediaType | E::UnsupportedEncoding => Problem::plain(Code::UnsupportedMediaType),
+        E::Malformed(_) | E::BodyLost { .. } => Problem::plain(Code::Malformed),
+        E::Invalid { errors } => Problem { errors: errors.clone(), ..Problem::plain(Code::InvalidEvent) },
+        // Where the strings are would teach an attacker what passes.
+        E::Injection { .. } => Problem::plain(Code::InvalidEvent),
+        E::Timeout { .. } => Problem::plain(Code::Timeout),
+        E::Mismatch | E::Write { .. } => Problem::plain(Code::Internal),
+    }
+}
+
+fn sandbox(error: &SandboxError) -> Code {
+    use SandboxError as E;
+    match error {
+        E::Trapped { .. }
+        | E::OutOfMemory(_)
+        | E::ResponseTooLarge(_)
+        | E::ContractBroken(_)
+        | E::ReplyRefused(_)
+        | E::Admission(_) => Code::FunctionFailed,
+        E::CpuExhausted(_) | E::WallExhausted(_) => Code::FunctionTimeout,
+        E::Overloaded(_) => Code::Overloaded,
+        E::Internal { .. } => Code::Internal,
+    }
+}

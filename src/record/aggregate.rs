@@ -290,7 +290,13 @@ mod tests {
         }
         let taken = aggregates.take(SystemTime::UNIX_EPOCH);
         assert_eq!(taken.iter().map(|aggregate| aggregate.count.count).sum::<u64>(), 100_000);
-        let other = taken.iter().find(|aggregate| aggregate.key.prefix == Prefix::Other).unwrap();
-        insta::assert_snapshot!(String::from_utf8(other.body()).unwrap(), @"");
+        assert!(taken.iter().any(|aggregate| aggregate.key.prefix == Prefix::Other));
+        aggregates.count(&refusal("2001:db8::1".parse().unwrap(), 1_500));
+        aggregates.count(&refusal("2001:db8::2".parse().unwrap(), 1_000));
+        let taken = aggregates.take(SystemTime::UNIX_EPOCH);
+        insta::assert_snapshot!(
+            String::from_utf8(taken[0].body()).unwrap(),
+            @r#""kind":"refused_before_authentication","time":"1970-01-01T00:00:01.500Z","prefix":"2001:db8::/48","code":"unauthenticated","reason":"expired","count":2,"first":"1970-01-01T00:00:01.000Z","last":"1970-01-01T00:00:01.500Z""#
+        );
     }
 }

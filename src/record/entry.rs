@@ -43,6 +43,9 @@ pub struct Record {
     /// Authority asked for at the door out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<GrantEntry>,
+    /// Strings of the event that look like attacks: where, never what.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<SignalEntry>,
     /// Limits that the invocation met.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitHit>,
@@ -144,6 +147,16 @@ pub struct GrantEntry {
     pub allowed: bool,
     /// How often it was used, or refused.
     pub times: u64,
+}
+
+/// A string of the event that looks like an attack.
+#[derive(Debug, Clone, Serialize)]
+pub struct SignalEntry {
+    /// JSON pointer into the body, or `?name` for a parameter of the query.
+    #[serde(serialize_with = "text")]
+    pub pointer: Arc<str>,
+    /// `sql` or `script`.
+    pub kind: &'static str,
 }
 
 /// A limit that an invocation met.
@@ -253,6 +266,7 @@ impl Record {
         self.caller.scopes.truncate(SHORTENED_ITEMS);
         self.via.truncate(SHORTENED_ITEMS);
         self.grants.truncate(SHORTENED_ITEMS);
+        self.signals.truncate(SHORTENED_ITEMS);
         self.outcome.policy_codes.truncate(SHORTENED_ITEMS);
         let lists =
             [&mut self.caller.roles, &mut self.caller.scopes, &mut self.via, &mut self.outcome.policy_codes];
@@ -263,6 +277,7 @@ impl Record {
             decision.policies.iter_mut().chain(&mut decision.errors).for_each(clip_shared);
         }
         self.grants.iter_mut().for_each(|grant| clip_shared(&mut grant.resource));
+        self.signals.iter_mut().for_each(|signal| clip_shared(&mut signal.pointer));
         clip_shared(&mut self.caller.id);
     }
 }
@@ -415,6 +430,7 @@ pub(super) mod tests {
                 errors: vec![],
             }),
             grants: vec![],
+            signals: vec![],
             limits: vec![],
             cpu_us: 120,
             wall_us: 340,
@@ -438,7 +454,10 @@ pub(super) mod tests {
         record.grants =
             vec![GrantEntry { action: "kv:read", resource: "acme/orders".into(), allowed: true, times: 2 }];
         record.outcome = Outcome::refused(504, "function_timeout", "out of cpu time");
-        insta::assert_snapshot!(String::from_utf8(record.body()).unwrap(), @"");
+        insta::assert_snapshot!(
+            String::from_utf8(record.body()).unwrap(),
+            @r#""kind":"invocation","request_id":"0199c82c-c001-7000-8000-000000000001","time":"2025-10-09T08:53:20.001Z","revision":"r-1","function":"invoice","caller":{"id":"acme/alice","roles":["acme/billing"],"scopes":["invoices:write"],"tags":{"department":"sales"}},"context":{"tls":"1.3"},"stage":"run","decision":{"allowed":true,"policies":["acme/billing-may-invoice"]},"grants":[{"action":"kv:read","resource":"acme/orders","allowed":true,"times":2}],"limits":[{"name":"cpu","value":50,"set_by":"function"}],"cpu_us":120,"wall_us":340,"peak_memory":65536,"bytes_in":300,"bytes_out":210,"start":"warm","outcome":{"status":504,"code":"function_timeout","reason":"out of cpu time"}"#
+        );
     }
 
     #[test]
@@ -476,6 +495,9 @@ pub(super) mod tests {
             detail: None,
             tenant: Some("acme".parse().unwrap()),
         };
-        insta::assert_snapshot!(String::from_utf8(refusal.body()).unwrap(), @"");
+        insta::assert_snapshot!(
+            String::from_utf8(refusal.body()).unwrap(),
+            @r#""kind":"refused","request_id":"00000000-0001-7000-8000-000000000002","time":"1970-01-01T00:00:00.000Z","tenant":"acme","client":"192.0.2.1","stage":"authenticate","outcome":{"status":401,"code":"unauthenticated","reason":"expired"}"#
+        );
     }
 }

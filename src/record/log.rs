@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     AuditError, INVOCATIONS, Options, REFUSED, Retain,
-    aggregate::Aggregates,
+    aggregate::{Aggregate, Aggregates},
     chain::{Head, Removed},
     checkpoint::{self, CheckpointKey},
     entry::{Record, Refusal, body_of, rfc3339},
@@ -203,14 +203,16 @@ impl AuditLog {
         }
     }
 
-    async fn write_aggregates(&self, aggregates: Vec<super::aggregate::Aggregate>) -> Result<(), AuditError> {
+    async fn write_aggregates(&self, mut aggregates: Vec<Aggregate>) -> Result<(), AuditError> {
         let mut result = Ok(());
-        for aggregate in aggregates {
-            if result.is_ok() {
-                result = self.refused.append(None, aggregate.body()).await.map(drop);
-            }
-            if result.is_err() {
-                lock(&self.aggregates).put_back(aggregate);
+        while !aggregates.is_empty() {
+            let batch = aggregates.split_off(aggregates.len().saturating_sub(AGGREGATES_AT_ONCE));
+            let written = self.refused.append_all(batch.iter().map(Aggregate::body)).await;
+            for (aggregate, written) in batch.into_iter().zip(written) {
+                if let Err(error) = written {
+                    lock(&self.aggregates).put_back(aggregate);
+                    result = Err(error);
+                }
             }
         }
         result
@@ -384,5 +386,7 @@ const REDACTION_KEY_FILE: &str = "redact.key";
 const REFUSED_SEGMENTS: u64 = 8;
 /// Smaller segments would hold little but their opening lines.
 const MIN_SEGMENT_BYTES: u64 = 16 << 10;
+/// About 80 KiB: small enough to leave room in the queue for refusals of the moment.
+const AGGREGATES_AT_ONCE: usize = 256;
 /// Retention by age reads a segment's opening line, so not each second.
 const AGE_EVERY: Duration = Duration::from_secs(60);

@@ -403,11 +403,25 @@ mod tests {
         metrics.certificate("default", SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000));
         metrics.site_faults([(None, 0), (Some(&acme), 2)]);
         let text = metrics.encode();
-        let lines: Vec<_> = text
-            .lines()
-            .filter(|line| !line.starts_with('#') && !line.contains("_bucket") && !line.ends_with(" 0"))
-            .collect();
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        let kept = |line: &&str| !line.starts_with('#') && !line.contains("_bucket") && !line.ends_with(" 0");
+        let mut lines: Vec<_> = text.lines().filter(kept).filter(|line| !line.ends_with(" 0.0")).collect();
+        lines.sort_unstable();
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        sandgate_audit_errors_total 5
+        sandgate_audit_head 10
+        sandgate_cache_lookups_total{cache="tokens",result="hit"} 1
+        sandgate_cache_lookups_total{cache="tokens",result="miss"} 1
+        sandgate_certificate_expiry_timestamp_seconds{certificate="default"} 1900000000
+        sandgate_cpu_seconds_total{tenant="acme",function="invoice"} 0.003
+        sandgate_policy_evaluation_errors_total{tenant="acme"} 1
+        sandgate_refusals_total{code="forbidden"} 1
+        sandgate_requests_total{tenant="acme",function="invoice",code="forbidden"} 1
+        sandgate_requests_total{tenant="acme",function="invoice",code="ok"} 2
+        sandgate_revision{revision="r-2"} 1
+        sandgate_site_faults{tenant="acme"} 2
+        sandgate_stage_seconds_count{stage="run"} 1
+        sandgate_stage_seconds_sum{stage="run"} 0.0003
+        "#);
     }
 
     #[test]

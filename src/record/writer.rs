@@ -152,6 +152,34 @@ impl Writer {
         written.await.unwrap_or(Err(AuditError::Closed))
     }
 
+    /// The same for several lines of no tenant, in one batch where there is room.
+    pub(super) async fn append_all(
+        &self,
+        bodies: impl Iterator<Item = Body>,
+    ) -> Vec<Result<Written, AuditError>> {
+        let mut writer = false;
+        let mut replies = Vec::new();
+        for body in bodies {
+            let (reply, written) = oneshot::channel();
+            let pushed = self.push(Pending { tenant: None, body, reply });
+            replies.push(pushed.map(|turn| {
+                writer |= turn;
+                written
+            }));
+        }
+        if writer {
+            self.write_as_pusher();
+        }
+        let mut results = Vec::new();
+        for reply in replies {
+            results.push(match reply {
+                Ok(written) => written.await.unwrap_or(Err(AuditError::Closed)),
+                Err(error) => Err(error),
+            });
+        }
+        results
+    }
+
     /// Writes one line before anybody else can.
     pub(super) fn append_at_start(&self, body: Body) -> Result<(), AuditError> {
         let (reply, _) = oneshot::channel();

@@ -20,7 +20,7 @@ use super::{
     artefact::{ArtefactError, ArtefactStore, Digest},
     layout::{self, LayoutError, LayoutLimits},
     run::State,
-    world::{FunctionPre, HANDLER},
+    world::{self, FunctionPre, HANDLER},
 };
 
 /// Upper bounds for what is offered to the compiler.
@@ -254,14 +254,12 @@ impl Compiler {
         if let Some((import, _)) = ty.imports(&self.engine).next() {
             return Err(AdmissionError::Import { import: printable(import) });
         }
-        if ty.get_export(&self.engine, HANDLER).is_none() {
-            return Err(AdmissionError::NoHandler);
-        }
+        let handler = ty.get_export(&self.engine, HANDLER).ok_or(AdmissionError::NoHandler)?;
+        world::check_handler(&self.engine, &ty, &handler.ty)
+            .map_err(|reason| AdmissionError::HandlerType { reason: printable(&reason) })?;
         let invalid = |e: wasmtime::Error| AdmissionError::Invalid { reason: printable(&format!("{e:#}")) };
         let pre = self.linker.instantiate_pre(component).map_err(invalid)?;
-        let pre = FunctionPre::new(pre)
-            .map_err(|e| AdmissionError::HandlerType { reason: printable(&format!("{e:#}")) })?;
-        Ok(Loaded { pre })
+        Ok(Loaded { pre: FunctionPre::new(pre).map_err(invalid)? })
     }
 }
 

@@ -24,7 +24,7 @@ const MAX_WASM_STACK_BYTES: usize = 512 << 10;
 
 /// The proposals that a component may use: what compilers emit by default. All others are off, also those that the
 /// engine's next version brings.
-const PROPOSALS: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
+pub(super) const PROPOSALS: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
     .union(WasmFeatures::SIGN_EXTENSION)
     .union(WasmFeatures::REFERENCE_TYPES)

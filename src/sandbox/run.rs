@@ -59,15 +59,6 @@ pub struct Usage {
     pub hits: Vec<LimitHit>,
 }
 
-/// An answer and what it cost.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// The answer.
-    pub reply: Reply,
-    /// Its cost.
-    pub usage: Usage,
-}
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -92,6 +83,9 @@ pub enum SandboxError {
     /// An answer that the contract does not know.
     #[error("the function broke its contract: {0}")]
     ContractBroken(#[from] Breach),
+    /// An answer that the manifest does not allow.
+    #[error("the function broke its contract")]
+    ReplyRefused(#[from] crate::event::ReplyError),
     /// No room now.
     #[error("no room for another invocation: {0}")]
     Overloaded(Overload),
@@ -258,9 +252,7 @@ impl Inner {
             return Attempt::failed(SandboxError::Overloaded(Overload::Instances));
         }
         let _slot = Slot(&self.sandbox.instances);
-        // A panic of the engine unwinds through the store, which drops the instance; nothing else was shared with it.
-        let run = AssertUnwindSafe(|| self.call(loaded, event, watch));
-        let mut attempt = catch_unwind(run).unwrap_or_else(|panic| Attempt::failed(panicked(&*panic)));
+        let mut attempt = guarded(|| self.call(loaded, event, watch));
         attempt.cpu = thread_cpu().saturating_sub(started);
         attempt
     }
@@ -295,13 +287,13 @@ impl Inner {
         if meter.refused() {
             hits.push(self.limits.hit(LimitName::Memory));
         }
-        match &result {
-            Err(Stopped::For(
-                SandboxError::CpuExhausted(hit)
-                | SandboxError::WallExhausted(hit)
-                | SandboxError::ResponseTooLarge(hit),
-            )) => hits.push(*hit),
-            _ => {}
+        if let Err(Stopped::For(
+            SandboxError::CpuExhausted(hit)
+            | SandboxError::WallExhausted(hit)
+            | SandboxError::ResponseTooLarge(hit),
+        )) = &result
+        {
+            hits.push(*hit);
         }
         Attempt { result, hits, peak: meter.peak() as u64, cpu: Duration::ZERO }
     }
@@ -361,7 +353,11 @@ impl Attempt {
     fn add_to(&self, usage: &mut Usage) {
         usage.cpu += self.cpu;
         usage.peak_memory = usage.peak_memory.max(self.peak);
-        usage.hits.extend_from_slice(&self.hits);
+        for hit in &self.hits {
+            if !usage.hits.contains(hit) {
+                usage.hits.push(*hit);
+            }
+        }
     }
 }
 
@@ -456,7 +452,7 @@ impl Gate {
         Self { limit, inside: AtomicU32::new(0) }
     }
 
-    fn enter(&self) -> bool {
+    pub(super) fn enter(&self) -> bool {
         let inside = self.inside.fetch_add(1, Ordering::Relaxed);
         if inside >= self.limit {
             self.leave();
@@ -465,7 +461,7 @@ impl Gate {
         true
     }
 
-    fn leave(&self) {
+    pub(super) fn leave(&self) {
         self.inside.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -503,6 +499,11 @@ fn thread_cpu() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// A panic of the engine unwinds through the store, which drops the instance; nothing else was shared with it.
+fn guarded(call: impl FnOnce() -> Attempt) -> Attempt {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Attempt::failed(panicked(&*panic)))
+}
+
 fn panicked(panic: &(dyn Any + Send)) -> SandboxError {
     let told = panic.downcast_ref::<&str>().copied();
     let told = told.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -523,3 +524,23 @@ const QUICK_MEMORY_BYTES: u64 = 8 << 20;
 const MAX_HANDLES: usize = 256;
 
 const OUT_OF_LIFT_BUDGET: &str = "fuel allocated for hostcalls has been exhausted";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f29_a_panic_is_caught_and_told_without_what_a_terminal_obeys() {
+        let told = |attempt: Attempt| match attempt.result {
+            Err(Stopped::For(error)) => error.to_string(),
+            _ => String::new(),
+        };
+        let fixed = told(guarded(|| panic!("fixed")));
+        assert_eq!(fixed, "internal fault in the sandbox: panic: fixed");
+        let n = 3;
+        let formatted = told(guarded(|| panic!("{n}\u{1b}[2J")));
+        assert_eq!(formatted, "internal fault in the sandbox: panic: 3\\u{1b}[2J");
+        let other = told(guarded(|| std::panic::panic_any(3)));
+        assert_eq!(other, "internal fault in the sandbox: panic: without a message");
+    }
+}

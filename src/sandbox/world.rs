@@ -3,7 +3,13 @@
 //! A guest's answer is input from outside like any other: status, media type and headers are checked here before
 //! anything else sees them, and only their form; what a function may *mean* by them is the manifest's business.
 
-use wasmtime::component::bindgen;
+use wasmtime::{
+    Engine,
+    component::{
+        bindgen,
+        types::{self, ComponentItem},
+    },
+};
 
 use super::limits::Limits;
 
@@ -21,6 +27,24 @@ pub use handler::{Caller as CallerInput, Event as EventInput, Signal as SignalIn
 
 /// The export that makes a component a function of the narrow world.
 pub(super) const HANDLER: &str = "sandgate:function/handler@0.1.0";
+
+/// Whether the handler has the world's types, or where they part. The generated bindings look only when a component is
+/// instantiated, and admission must not run any of it.
+pub(super) fn check_handler(
+    engine: &Engine,
+    component: &types::Component,
+    handler: &ComponentItem,
+) -> Result<(), String> {
+    let ComponentItem::ComponentInstance(interface) = handler else {
+        return Err("it is not an interface".to_owned());
+    };
+    match interface.get_export(engine, "handle").map(|export| export.ty) {
+        Some(ComponentItem::ComponentFunc(handle)) => handle
+            .typecheck::<(EventInput<'_>,), (handler::Response,)>(&component.instance_type())
+            .map_err(|e| format!("{e:#}")),
+        _ => Err("it has no function `handle`".to_owned()),
+    }
+}
 
 /// An event that outlives its request, for a thread of its own.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 use std::{ops::Range, sync::Arc};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
+use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 /// One file of a site as it was read: its path within the site, and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,16 @@ pub enum Severity {
     Fault,
     /// The part is served; its author probably meant something else.
     Warning,
+}
+
+impl Severity {
+    /// The word for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fault => "fault",
+            Self::Warning => "warning",
+        }
+    }
 }
 
 /// One thing that is wrong.
@@ -99,6 +110,18 @@ impl Diagnostic {
         }
     }
 
+    /// The column where it begins, in characters, counted from 1.
+    pub fn column(&self) -> Option<usize> {
+        match &self.source {
+            Some((source, Some(span))) => {
+                let start = source.text.floor_char_boundary(span.start);
+                let before = source.text.get(..start).unwrap_or_default();
+                Some(before.chars().rev().take_while(|c| *c != '\n').count() + 1)
+            }
+            _ => None,
+        }
+    }
+
     /// `file:line: message`, on one line, for the log; control characters that an author wrote are escaped
     /// (hardening F35).
     pub fn one_line(&self) -> String {
@@ -142,6 +165,20 @@ impl Diagnostic {
     }
 }
 
+/// For `check --json`: what a program needs to show it at its place.
+impl Serialize for Diagnostic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Diagnostic", 6)?;
+        fields.serialize_field("severity", self.severity.as_str())?;
+        fields.serialize_field("message", &self.message)?;
+        fields.serialize_field("file", &self.path())?;
+        fields.serialize_field("line", &self.line())?;
+        fields.serialize_field("column", &self.column())?;
+        fields.serialize_field("hint", &self.hint)?;
+        fields.end()
+    }
+}
+
 /// The span within the text and on character boundaries, as the renderer demands.
 fn on_characters(text: &str, span: &Range<usize>) -> Range<usize> {
     let start = text.floor_char_boundary(span.start);
@@ -169,6 +206,12 @@ mod tests {
           = help: write `issuers`
         "#);
         assert_eq!(report.one_line(), "policies/acme/tenant.toml:2: unknown key `isuers`");
+    }
+
+    #[test]
+    fn a_program_gets_file_line_and_column() {
+        let text = serde_json::to_string(&Diagnostic::fault("odd").at(&source(), 12..13)).unwrap();
+        insta::assert_snapshot!(text, @r#"{"severity":"fault","message":"odd","file":"policies/acme/tenant.toml","line":1,"column":12,"hint":null}"#);
     }
 
     #[test]

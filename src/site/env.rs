@@ -12,6 +12,11 @@ pub fn colour() -> bool {
     std::io::stderr().is_terminal() && variable("NO_COLOR").is_none()
 }
 
+/// Whether answers on standard output are coloured.
+pub fn colour_out() -> bool {
+    std::io::stdout().is_terminal() && variable("NO_COLOR").is_none()
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is the place in `site` where it is read")]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())

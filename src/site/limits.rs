@@ -12,7 +12,8 @@ use super::{
 };
 
 /// Who set a limit: a record of a limit that was hit says whom to ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SetBy {
     /// `sandgate.toml`, or its default.
     Platform,
@@ -43,7 +44,7 @@ pub struct Limit<T> {
 }
 
 /// All limits in force for one function.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Thread CPU time.
     pub cpu: Limit<Span>,
@@ -75,6 +76,22 @@ impl Limits {
                 usual.concurrency,
             ),
             event: smallest(platform.events.max_bytes, &None, &manifest.event.max_bytes, DEFAULT_EVENT),
+        }
+    }
+}
+
+impl Default for Limits {
+    /// What holds where nobody wrote anything.
+    fn default() -> Self {
+        let none = RawLimits::default();
+        let (most, usual) = (ServerConfig::default(), ServerConfig::default().defaults);
+        Self {
+            cpu: smallest(most.limits.cpu, &none.cpu, &none.cpu, usual.cpu),
+            wall: smallest(most.limits.wall, &none.wall, &none.wall, usual.wall),
+            memory: smallest(most.limits.memory, &none.memory, &none.memory, usual.memory),
+            response: smallest(most.limits.response, &none.response, &none.response, usual.response),
+            concurrency: smallest(most.limits.concurrency, &none.concurrency, &none.concurrency, usual.concurrency),
+            event: smallest(most.events.max_bytes, &None, &None, DEFAULT_EVENT),
         }
     }
 }

@@ -55,6 +55,16 @@ impl Manifests {
     }
 }
 
+/// `revoked.json` of a tenant as it is now, without the rest of its part.
+pub(super) fn revoked(dir: &Path, tenant: &TenantName) -> Result<Option<Source>, Diagnostic> {
+    let shown = format!("policies/{tenant}");
+    match Folder::open(dir.join(&shown), shown.clone()) {
+        Ok(Some(folder)) => folder.source("revoked.json", MAX_REVOKED),
+        Ok(None) => Ok(None),
+        Err(error) => Err(Diagnostic::fault(format!("`{shown}/`: it cannot be read: {error}"))),
+    }
+}
+
 /// All that concerns one tenant.
 pub(super) fn tenant(
     dir: &Path,

@@ -108,7 +108,8 @@ fn assemble(
     Site { dir, platform, tenants, strays, fingerprint: hasher.finish() }
 }
 
-fn platform(dir: &Path) -> PlatformSources {
+/// The platform part.
+pub(super) fn platform(dir: &Path) -> PlatformSources {
     let mut diagnostics = Vec::new();
     let mut hasher = Hasher::new();
     let mut config = ServerConfig::default();

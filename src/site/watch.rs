@@ -61,7 +61,6 @@ pub struct Watch {
     shared: Arc<Shared>,
     events: watch::Receiver<()>,
     watcher: Option<Arc<Mutex<RecommendedWatcher>>>,
-    fault: Option<WatchError>,
 }
 
 /// Asks for everything to be looked at again, from anywhere.
@@ -78,7 +77,8 @@ impl Trigger {
 impl Watch {
     /// Watches the site in `dir` and the folders of the files that `config` names, but nothing under `data`.
     ///
-    /// Call it before the site is read, so that no change falls between.
+    /// Call it before the site is read, so that no change falls between. Of a large site the first folders are watched
+    /// when this returns, and the others soon; then everything counts as changed.
     pub fn start(dir: &Path, data: &Path, config: &ServerConfig) -> Self {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let root = real(dir);
@@ -89,22 +89,24 @@ impl Watch {
         let shared = Arc::new(Shared { root, data: real(data), pending: Mutex::default(), events: sender });
         let handler = Arc::clone(&shared);
         let watcher = notify::recommended_watcher(move |event| handler.take(event));
-        let mut watch = Self { shared, events, watcher: None, fault: None };
+        let mut watch = Self { shared, events, watcher: None };
         match watcher {
             Ok(mut watcher) => {
-                let first = elsewhere.iter().try_for_each(|folder| add(&mut watcher, folder));
-                watch.fault =
-                    first.and_then(|()| watch.shared.adopt(&mut watcher, &[watch.shared.root.clone()])).err();
-                watch.watcher = Some(Arc::new(Mutex::new(watcher)));
+                if let Err(fault) = elsewhere.iter().try_for_each(|folder| add(&mut watcher, folder)) {
+                    watch.shared.note(|pending| pending.fault = Some(fault));
+                }
+                let watcher = Arc::new(Mutex::new(watcher));
+                watch.shared.adopt(&watcher, vec![watch.shared.root.clone()]);
+                watch.watcher = Some(watcher);
             }
-            Err(error) => watch.fault = Some(WatchError::Failed(error)),
+            Err(error) => watch.shared.note(|pending| pending.fault = Some(WatchError::Failed(error))),
         }
         watch
     }
 
     /// Why not all is watched, once.
     pub fn take_fault(&mut self) -> Option<WatchError> {
-        self.fault.take()
+        lock(&self.shared.pending).fault.take()
     }
 
     /// A hand to ask for everything.
@@ -140,18 +142,13 @@ impl Watch {
     async fn adopt(&mut self) {
         let Some(watcher) = self.watcher.clone() else { return };
         let shared = Arc::clone(&self.shared);
-        let folders = {
-            let mut pending = lock(&shared.pending);
-            let all = pending.changes.everything;
-            let new = std::mem::take(&mut pending.folders);
-            if all { vec![shared.root.clone()] } else { new }
-        };
-        if folders.is_empty() {
-            return;
+        let mut folders = std::mem::take(&mut lock(&shared.pending).folders);
+        if std::mem::take(&mut lock(&shared.pending).lost) {
+            folders = vec![shared.root.clone()];
         }
-        let adopting = tokio::task::spawn_blocking(move || shared.adopt(&mut lock(&watcher), &folders));
-        if let Ok(Err(fault)) = adopting.await {
-            self.fault = Some(fault);
+        if !folders.is_empty() {
+            // It only fails if the runtime is going down.
+            let _ = tokio::task::spawn_blocking(move || shared.adopt(&watcher, folders)).await;
         }
     }
 }
@@ -171,6 +168,10 @@ struct Pending {
     changes: Changes,
     /// Folders to be watched as well.
     folders: Vec<PathBuf>,
+    /// Whether some were lost, so that all have to be looked at.
+    lost: bool,
+    /// Why not all is watched.
+    fault: Option<WatchError>,
 }
 
 impl Shared {
@@ -179,6 +180,7 @@ impl Shared {
         note(&mut pending);
         if pending.folders.len() > MAX_NAMES {
             pending.folders.clear();
+            pending.lost = true;
             pending.changes.everything = true;
         }
         let names = pending.changes.tenants.len() + pending.changes.revocations.len();
@@ -191,12 +193,15 @@ impl Shared {
 
     /// Called on the watcher's thread.
     fn take(&self, event: notify::Result<Event>) {
-        let Ok(event) = event else {
-            return self.note(|pending| pending.changes.everything = true);
+        let event = match event {
+            Ok(event) if !event.need_rescan() => event,
+            _ => {
+                return self.note(|pending| {
+                    pending.lost = true;
+                    pending.changes.everything = true;
+                });
+            }
         };
-        if event.need_rescan() {
-            return self.note(|pending| pending.changes.everything = true);
-        }
         // Our own reading makes these.
         if matches!(event.kind, EventKind::Access(_)) {
             return;
@@ -223,24 +228,49 @@ impl Shared {
         }
     }
 
-    /// Watches these folders and those in them.
-    fn adopt(&self, watcher: &mut RecommendedWatcher, folders: &[PathBuf]) -> Result<(), WatchError> {
-        let mut stack = folders.to_vec();
-        while let Some(folder) = stack.pop() {
-            add(watcher, &folder)?;
+    /// Watches these folders and those in them: at once, or if they are many the rest on a thread of its own, since
+    /// each watch takes some 40 µs and nobody should wait for 100 000 of them.
+    fn adopt(self: &Arc<Self>, watcher: &Arc<Mutex<RecommendedWatcher>>, mut folders: Vec<PathBuf>) {
+        self.adopt_some(&mut lock(watcher), &mut folders);
+        if folders.is_empty() {
+            return;
+        }
+        let (shared, watcher) = (Arc::clone(self), Arc::downgrade(watcher));
+        let rest = move || {
+            while !folders.is_empty() {
+                // Gone when nobody watches any more.
+                let Some(watcher) = watcher.upgrade() else { return };
+                shared.adopt_some(&mut lock(&watcher), &mut folders);
+            }
+            // What changed before its folder was watched.
+            shared.note(|pending| pending.changes.everything = true);
+        };
+        if let Err(error) = std::thread::Builder::new().name("site-watch".to_owned()).spawn(rest) {
+            self.note(|pending| pending.fault = Some(WatchError::Failed(notify::Error::io(error))));
+        }
+    }
+
+    /// Watches [`AT_ONCE`] of these folders and those in them; what is left stays in `folders`.
+    fn adopt_some(&self, watcher: &mut RecommendedWatcher, folders: &mut Vec<PathBuf>) {
+        for _ in 0..AT_ONCE {
+            let Some(folder) = folders.pop() else { return };
+            if let Err(fault) = add(watcher, &folder) {
+                // After one refusal for want of watches there is nothing but refusals.
+                folders.clear();
+                return self.note(|pending| pending.fault = Some(fault));
+            }
             let Ok(entries) = std::fs::read_dir(&folder) else { continue };
             for entry in entries.flatten() {
                 let (path, kind) = (entry.path(), entry.file_type());
                 // A tenant's folder may be a link of the operator's; links inside it lead to folders watched anyway.
-                let is_tenant = folder.parent() == Some(&self.root);
-                let is_folder =
-                    kind.is_ok_and(|kind| kind.is_dir() || (is_tenant && kind.is_symlink() && path.is_dir()));
+                let may_be_link = folder.parent() == Some(&self.root);
+                let is_folder = kind
+                    .is_ok_and(|kind| kind.is_dir() || (may_be_link && kind.is_symlink() && path.is_dir()));
                 if is_folder && is_watched(&path, &self.root) && !path.starts_with(&self.data) {
-                    stack.push(path);
+                    folders.push(path);
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -260,7 +290,8 @@ fn classify(path: &Path, changes: &mut Changes) {
         Component::Normal(name) => name.to_str().unwrap_or_default(),
         _ => "",
     });
-    if steps.clone().any(is_chaff) {
+    // A tenant may well be called `target`.
+    if steps.clone().skip(2).any(is_chaff) {
         return;
     }
     match (steps.next(), steps.next(), steps.next()) {
@@ -295,7 +326,8 @@ fn is_watched(path: &Path, root: &Path) -> bool {
     let mut steps = relative.components().map(|step| step.as_os_str().to_str().unwrap_or_default());
     let depth = steps.clone().count();
     let is_ours = matches!(steps.next(), None | Some("policies" | "functions" | "certs"));
-    is_ours && depth <= MAX_DEPTH && !steps.any(|name| is_chaff(name) || name.starts_with('.'))
+    let is_hidden = steps.next().is_some_and(|name| name.starts_with('.'));
+    is_ours && depth <= MAX_DEPTH && !is_hidden && !steps.any(|name| is_chaff(name) || name.starts_with('.'))
 }
 
 fn add(watcher: &mut RecommendedWatcher, folder: &Path) -> Result<(), WatchError> {
@@ -318,6 +350,9 @@ const QUIET: Duration = Duration::from_millis(200);
 
 /// Who never pauses is read all the same.
 const LONGEST: Duration = Duration::from_secs(2);
+
+/// Folders watched before anybody is let go on: some 50 ms.
+const AT_ONCE: usize = 1000;
 
 /// More names than these, and looking at everything is as quick.
 const MAX_NAMES: usize = 4096;
@@ -354,6 +389,7 @@ mod tests {
             ("policies/acme/revoked.json", "revocations of acme"),
             ("policies/acme/..data", "tenant acme"),
             ("policies/acme", "tenant acme"),
+            ("policies/target/tenant.toml", "tenant target"),
             ("policies/acme/a/revoked.json", "tenant acme"),
             ("functions/acme/revoked.json", "tenant acme"),
             ("functions/acme/hello/hello.wat", "tenant acme"),
@@ -379,6 +415,21 @@ mod tests {
             shared.take(Ok(Event::new(EventKind::Any).add_path(path)));
         }
         assert_eq!(lock(&shared.pending).changes, Changes::everything());
+    }
+
+    #[tokio::test]
+    async fn of_a_large_site_every_folder_is_watched_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..AT_ONCE + 5 {
+            fs::create_dir_all(dir.path().join(format!("policies/t{n}"))).unwrap();
+        }
+        let mut watch = Watch::start(dir.path(), &dir.path().join("data"), &ServerConfig::default());
+        until(&mut watch, |changes| changes.everything).await;
+        for n in [0, AT_ONCE / 2, AT_ONCE + 4] {
+            fs::write(dir.path().join(format!("policies/t{n}/a.cedar")), "").unwrap();
+            until(&mut watch, |changes| changes.tenants.contains(&*format!("t{n}"))).await;
+        }
+        assert!(watch.take_fault().is_none());
     }
 
     async fn until(watch: &mut Watch, wanted: impl Fn(&Changes) -> bool) {

@@ -110,8 +110,8 @@ fn a_site_of_nothing_has_a_faulty_platform() {
     let site = Site::read(dir.path());
     assert!(site.platform.is_faulty() && site.tenants.is_empty());
     insta::assert_snapshot!(told(&site), @r#"
-    policies/schema.cedarschema: `policies/schema.cedarschema` is missing: without a schema no policy means anything
-    policies/guardrails.cedar: `policies/guardrails.cedar` is missing: an empty file says that there are none
+    policies/schema.cedarschema: this file is missing: without a schema no policy means anything
+    policies/guardrails.cedar: this file is missing: an empty file says that there are none
     "#);
     assert!(Site::read(&dir.path().join("none")).platform.is_faulty());
 }
@@ -185,8 +185,8 @@ fn no_path_or_link_of_a_tenant_leads_to_another_tenant() {
     world.write("functions/acme/shared/a.json", "{}");
     let site = world.read();
     insta::assert_snapshot!(told(&site), @r#"
-    policies/acme/stolen.cedar: `policies/acme/stolen.cedar`: it leads out of the tenant's own folder
-    functions/acme/stolen/function.toml: `functions/acme/stolen/function.toml`: it leads out of the tenant's own folder
+    policies/acme/stolen.cedar: it leads out of the tenant's own folder
+    functions/acme/stolen/function.toml: it leads out of the tenant's own folder
     "#);
     let acme = site.tenants.get("acme").unwrap();
     let hello = acme.functions.get("hello").unwrap();
@@ -214,10 +214,10 @@ fn a_policy_that_cannot_be_read_is_a_fault_since_it_may_forbid() {
     fs::create_dir(world.path("policies/acme/d.cedar")).unwrap();
     fs::write(world.path("policies/acme/e.cedar"), b"\xff").unwrap();
     insta::assert_snapshot!(world.told(), @r#"
-    policies/acme/c.cedar: `policies/acme/c.cedar`: there is no such file
-    policies/acme/d.cedar: `policies/acme/d.cedar`: it is not a regular file
-    policies/acme/e.cedar: `policies/acme/e.cedar`: it is not UTF-8 (byte 0)
-    policies/acme/revoked.json: `policies/acme/revoked.json`: there is no such file
+    policies/acme/c.cedar: there is no such file
+    policies/acme/d.cedar: it is not a regular file
+    policies/acme/e.cedar: it is not UTF-8 (byte 0)
+    policies/acme/revoked.json: there is no such file
     "#);
 }
 
