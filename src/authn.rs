@@ -346,8 +346,10 @@ impl Authenticator {
         }
         let (set, key) = find_key(record, open).await?;
         // A1: the key's algorithm; the token's own claim only has to agree with it.
-        let Fit::One(algorithm) = record.fit(&key) else {
-            return Err(AuthnError::Algorithm { issuer: issuer() });
+        let algorithm = match record.fit(&key) {
+            Fit::One(algorithm) => algorithm,
+            Fit::None => return Err(AuthnError::Algorithm { issuer: issuer() }),
+            Fit::Several => return Err(AuthnError::AmbiguousKey { issuer: issuer() }),
         };
         if keys::algorithm_name(algorithm) != open.header.algorithm {
             return Err(AuthnError::Algorithm { issuer: issuer() });

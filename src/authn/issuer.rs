@@ -526,9 +526,9 @@ const ISSUER_HINT: &str = "write the `iss` of its tokens exactly, such as `https
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 const MAX_LEEWAY: Duration = Duration::from_secs(60);
 /// What common identity providers issue by default is within a day; longer lives need `max-lifetime`, in writing.
-const DEFAULT_MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const DEFAULT_MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// RFC 9068 §2.1.
-const DEFAULT_TOKEN_TYPE: &str = "at+jwt";
+pub(super) const DEFAULT_TOKEN_TYPE: &str = "at+jwt";
 const MAX_TAGS: usize = 32;
 const MAX_TAG_NAME_BYTES: usize = 64;
 const RETRY_ABSENT_SECONDS: u64 = 5;
