@@ -21,7 +21,7 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 use serde_json::{Map, Value, json};
 
 use super::{
-    issuer::{DEFAULT_MAX_LIFETIME, DEFAULT_TOKEN_TYPE},
+    compile::{DEFAULT_MAX_LIFETIME, DEFAULT_TOKEN_TYPE},
     pointer::{Pointer, PointerError},
 };
 use crate::{
