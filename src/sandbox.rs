@@ -15,6 +15,7 @@ mod layout;
 mod limits;
 mod pool;
 mod run;
+mod watch;
 mod world;
 
 #[cfg(test)]

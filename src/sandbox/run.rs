@@ -10,20 +10,19 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 
 use super::{
     AdmissionError, Breach, Component, LimitHit, LimitName, Limits, Reply, Sandbox,
     compile::{Loaded, printable},
-    engine::TICK_MS,
     limits::{Meter, TooLargeInline},
+    watch::{SLICE, Stop, Waiting, Watch},
     world::{self, EventBuffer, EventInput, Refused},
 };
 
@@ -45,7 +44,8 @@ struct Inner {
 /// What an invocation used, whether it succeeded or not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Thread CPU time, that of an abandoned slice included.
+    /// Thread CPU time, that of an abandoned slice included. Of a call shorter than a tick it is the time that the call took,
+    /// which is never less.
     pub cpu: Duration,
     /// From call to answer.
     pub wall: Duration,
@@ -206,13 +206,14 @@ impl Runner {
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
         let (send, receive) = oneshot::channel();
-        let progress = Arc::new(Progress::default());
-        let watch = Watch::whole(&self.0.limits, deadline, Arc::clone(&progress));
+        let waiting = Waiting::default();
+        let progress = waiting.progress();
         let inner = Arc::clone(&self.0);
         let job = move || {
-            if watch.progress.as_ref().is_some_and(|progress| progress.cancelled.load(Ordering::Relaxed)) {
+            if progress.is_cancelled() {
                 return;
             }
+            let watch = Watch::whole(&inner.limits, deadline, progress);
             let attempt = event.with(|event| inner.attempt(event, watch));
             inner.note(&attempt);
             // The caller may call again as soon as it has its answer.
@@ -220,7 +221,6 @@ impl Runner {
             // Nobody waits any more if the call was cancelled.
             send.send(attempt).ok();
         };
-        let _cancel = CancelOnDrop(Arc::clone(&progress));
         self.0
             .sandbox
             .cpu
@@ -236,8 +236,8 @@ impl Runner {
             }
             Ok(Err(_)) => Err(SandboxError::internal("the threads for guests are gone")),
             Err(_) => {
-                usage.cpu += Duration::from_nanos(progress.cpu_ns.load(Ordering::Relaxed));
-                usage.peak_memory = usage.peak_memory.max(progress.peak.load(Ordering::Relaxed));
+                usage.cpu += waiting.cpu();
+                usage.peak_memory = usage.peak_memory.max(waiting.peak_memory());
                 let hit = self.0.limits.hit(LimitName::Wall);
                 usage.hits.push(hit);
                 Err(SandboxError::WallExhausted(hit))
@@ -248,9 +248,7 @@ impl Runner {
 
 impl Inner {
     /// One store, one instance, one call.
-    fn attempt(&self, event: EventInput<'_>, mut watch: Watch) -> Attempt {
-        let started = thread_cpu();
-        watch.started = started;
+    fn attempt(&self, event: EventInput<'_>, watch: Watch) -> Attempt {
         let Some(loaded) = self.component.ready() else {
             return Attempt::failed(SandboxError::internal("the component is not loaded"));
         };
@@ -258,9 +256,7 @@ impl Inner {
             return Attempt::failed(SandboxError::Overloaded(Overload::Instances));
         }
         let _slot = Slot(&self.sandbox.instances);
-        let mut attempt = guarded(|| self.call(loaded, event, watch));
-        attempt.cpu = thread_cpu().saturating_sub(started);
-        attempt
+        guarded(|| self.call(loaded, event, watch))
     }
 
     fn call(&self, loaded: &Loaded, event: EventInput<'_>, watch: Watch) -> Attempt {
@@ -274,7 +270,10 @@ impl Inner {
         store.set_max_component_handles(MAX_HANDLES);
         // Armed before instantiation, since start functions run.
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|store| store.data().watch.tick(&store.data().meter));
+        store.epoch_deadline_callback(|mut store| {
+            let State { meter, watch } = store.data_mut();
+            watch.tick(meter)
+        });
         let called = loaded
             .pre
             .instantiate(&mut store)
@@ -301,7 +300,10 @@ impl Inner {
         {
             hits.push(*hit);
         }
-        Attempt { result, hits, peak: meter.peak() as u64, cpu: Duration::ZERO }
+        let (peak, clock) = (meter.peak() as u64, store.data().watch.clock());
+        // Resetting the instance's slot is part of what the call costs.
+        drop(store);
+        Attempt { result, hits, peak, cpu: clock.used() }
     }
 
     /// What an error of the engine means.
@@ -387,65 +389,6 @@ pub(super) struct State {
     watch: Watch,
 }
 
-/// Decides at each tick whether the guest goes on.
-struct Watch {
-    /// CPU time of the thread that runs it when the try began.
-    started: Duration,
-    cpu: Duration,
-    deadline: Instant,
-    inline: bool,
-    progress: Option<Arc<Progress>>,
-}
-
-/// What the waiting side may know of a guest that still runs, and how it stops it.
-#[derive(Default)]
-struct Progress {
-    cancelled: AtomicBool,
-    cpu_ns: AtomicU64,
-    peak: AtomicU64,
-}
-
-/// Why the watch stops a guest.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-enum Stop {
-    #[error("the slice is over")]
-    Slice,
-    #[error("out of CPU time")]
-    Cpu,
-    #[error("out of time")]
-    Wall,
-}
-
-impl Watch {
-    fn slice(limits: &Limits, deadline: Instant) -> Self {
-        Self { started: Duration::ZERO, cpu: limits.cpu.value.0, deadline, inline: true, progress: None }
-    }
-
-    fn whole(limits: &Limits, deadline: Instant, progress: Arc<Progress>) -> Self {
-        let progress = Some(progress);
-        Self { started: Duration::ZERO, cpu: limits.cpu.value.0, deadline, inline: false, progress }
-    }
-
-    fn tick(&self, meter: &Meter) -> wasmtime::Result<UpdateDeadline> {
-        let used = thread_cpu().saturating_sub(self.started);
-        let mut cancelled = false;
-        if let Some(progress) = &self.progress {
-            progress.cpu_ns.store(u64::try_from(used.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-            progress.peak.store(meter.peak() as u64, Ordering::Relaxed);
-            cancelled = progress.cancelled.load(Ordering::Relaxed);
-        }
-        if used >= self.cpu {
-            Err(Stop::Cpu.into())
-        } else if cancelled || Instant::now() >= self.deadline {
-            Err(Stop::Wall.into())
-        } else if self.inline && used >= SLICE {
-            Err(Stop::Slice.into())
-        } else {
-            Ok(UpdateDeadline::Continue(1))
-        }
-    }
-}
-
 /// Counts what is in flight.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -490,21 +433,6 @@ impl Drop for Slot<'_> {
     }
 }
 
-/// Stops a guest that nobody waits for.
-struct CancelOnDrop(Arc<Progress>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancelled.store(true, Ordering::Relaxed);
-    }
-}
-
-fn thread_cpu() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    // The kernel's CPU clocks begin at zero, so neither part is negative.
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
-}
-
 /// A panic of the engine unwinds through the store, which drops the instance; nothing else was shared with it.
 fn guarded(call: impl FnOnce() -> Attempt) -> Attempt {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Attempt::failed(panicked(&*panic)))
@@ -515,10 +443,6 @@ fn panicked(panic: &(dyn Any + Send)) -> SandboxError {
     let told = told.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     SandboxError::internal(format!("panic: {}", printable(told.unwrap_or("without a message"))))
 }
-
-/// CPU time that a guest may spend on an I/O thread. The tick that notices comes up to one tick later, so the thread is held
-/// for 3 ms at most, within the 5 ms that the contract gives a tick.
-const SLICE: Duration = Duration::from_millis(TICK_MS / 2);
 
 /// Quick calls in a row after which a heavy function is tried on an I/O thread again: each wrong guess costs a slice.
 const HEAVY: u32 = 16;
