@@ -1,6 +1,6 @@
 //! What a fresh instance costs: made, called and dropped, under the settings that were considered.
 //!
-//! `cargo bench --bench sandbox`, with `RUST_BACKTRACE` unset: with it, every trap captures a host backtrace.
+//! `env -u RUST_BACKTRACE cargo bench --bench sandbox`
 
 use std::{
     hint::black_box,

@@ -35,7 +35,7 @@ pub use engine::PoolLimits;
 pub use inspect::{Inspection, World, inspect};
 pub use layout::{Layout, LayoutError, LayoutLimits};
 pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy};
-pub use run::{Outcome, Overload, Runner, SandboxError, Usage};
+pub use run::{Outcome, Overload, Runner, SandboxError, StartError, Usage};
 pub use world::{Breach, CallerInput, EventInput, Reply, SignalInput};
 
 use crate::id::TenantName;
@@ -92,10 +92,10 @@ impl fmt::Debug for Sandbox {
 
 impl Sandbox {
     /// Starts the engine, its tick and its threads.
-    pub fn start(settings: &Settings) -> Result<Arc<Self>, SandboxError> {
+    pub fn start(settings: &Settings) -> Result<Arc<Self>, StartError> {
         let engine = engine::engine(&settings.pool)?;
-        let artefacts = settings.data_dir.as_deref().map(|dir| ArtefactStore::open(dir, &engine)).transpose();
-        let artefacts = artefacts.map_err(|source| AdmissionError::Gone { source: Some(source) })?;
+        let artefacts =
+            settings.data_dir.as_deref().map(|dir| ArtefactStore::open(dir, &engine)).transpose()?;
         Ok(Arc::new(Self {
             cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
             instances: Gate::new(settings.pool.instances),

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 
 use super::{
-    AdmissionError, Breach, Component, LimitHit, LimitName, Limits, Reply, Sandbox,
+    AdmissionError, ArtefactError, Breach, Component, LimitHit, LimitName, Limits, Reply, Sandbox,
     compile::{Loaded, printable},
     limits::{Meter, TooLargeInline},
     watch::{SLICE, Stop, Waiting, Watch},
@@ -106,6 +106,23 @@ pub enum SandboxError {
     },
 }
 
+/// Why the sandbox does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine refuses its configuration, or the machine refuses the engine its address space.
+    #[error("the engine does not start: {reason}")]
+    Engine {
+        /// The engine's words.
+        reason: String,
+    },
+    /// No thread.
+    #[error("a thread of the sandbox does not start")]
+    Thread(#[source] std::io::Error),
+    /// The artefact store.
+    #[error(transparent)]
+    Artefacts(#[from] ArtefactError),
+}
+
 /// Where there was no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Overload {
@@ -176,13 +193,19 @@ impl Runner {
             return Err(SandboxError::Overloaded(Overload::Function(hit)));
         }
         let permit = Permit(Arc::clone(inner));
+        let deadline = started + inner.limits.wall.value.0;
         if inner.component.ready().is_none() {
             usage.cold = true;
             let component = Arc::clone(&inner.component);
             let loading = tokio::task::spawn_blocking(move || component.load().map(|_| ()));
-            loading.await.map_err(|e| SandboxError::internal(format!("loading failed: {e}")))??;
+            match tokio::time::timeout_at(deadline.into(), loading).await {
+                Ok(loaded) => {
+                    loaded.map_err(|e| SandboxError::internal(format!("loading failed: {e}")))??
+                }
+                // Loading goes on, and a later call finds the component loaded.
+                Err(_) => return Err(self.out_of_wall(usage)),
+            }
         }
-        let deadline = started + inner.limits.wall.value.0;
         if inner.heavy.load(Ordering::Relaxed) == 0 {
             let attempt = inner.attempt(event.clone(), Watch::slice(&inner.limits, deadline));
             attempt.add_to(usage);
@@ -238,11 +261,15 @@ impl Runner {
             Err(_) => {
                 usage.cpu += waiting.cpu();
                 usage.peak_memory = usage.peak_memory.max(waiting.peak_memory());
-                let hit = self.0.limits.hit(LimitName::Wall);
-                usage.hits.push(hit);
-                Err(SandboxError::WallExhausted(hit))
+                Err(self.out_of_wall(usage))
             }
         }
+    }
+
+    fn out_of_wall(&self, usage: &mut Usage) -> SandboxError {
+        let hit = self.0.limits.hit(LimitName::Wall);
+        usage.hits.push(hit);
+        SandboxError::WallExhausted(hit)
     }
 }
 
