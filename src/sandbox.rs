@@ -13,6 +13,7 @@ mod engine;
 mod inspect;
 mod layout;
 mod limits;
+mod outcome;
 mod pool;
 mod run;
 mod watch;
@@ -35,7 +36,8 @@ pub use engine::PoolLimits;
 pub use inspect::{Inspection, World, inspect};
 pub use layout::{Layout, LayoutError, LayoutLimits};
 pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy};
-pub use run::{Outcome, Overload, Runner, SandboxError, StartError, Usage};
+pub use outcome::{Outcome, Overload, SandboxError, StartError, Usage};
+pub use run::Runner;
 pub use world::{Breach, CallerInput, EventInput, Reply, SignalInput};
 
 use crate::id::TenantName;
