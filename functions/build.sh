@@ -103,7 +103,7 @@ find_debian_rust() {
     std=$(apt-cache depends libstd-rust-web-dev | sed -n 's/.*Depends: \(libstd-rust-web-[0-9.]*\)$/\1/p')
     llvm=$(apt-cache depends "$std" | sed -n 's/.*Depends: \(libllvm[0-9]*\)$/\1/p')
     mkdir -p "$root"
-    (cd "$root" && apt-get download -qq rustc-web "$std" libstd-rust-web-dev rust-web-src "$llvm")
+    (cd "$root" && apt-get download -qq -o APT::Sandbox::User=root rustc-web "$std" libstd-rust-web-dev rust-web-src "$llvm")
     for package in "$root"/*.deb; do dpkg -x "$package" "$root"; done
   fi
   # Linker: rustup's own, or any on PATH.
