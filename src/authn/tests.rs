@@ -1,0 +1,12 @@
+//! Each rule of hardening.md A as a test that begins with its id; then identity providers, standards and hostile bytes.
+
+mod caching;
+mod compiling;
+mod dev_issuers;
+mod hostile;
+mod providers;
+mod remote;
+mod rules;
+mod standards;
+mod world;
+mod wycheproof;
