@@ -116,7 +116,7 @@ find_debian_rust() {
   # rustup's `cargo` would set its own library path before Debian's.
   cargo=(env "LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu" "RUSTC=$root/usr/bin/rustc" RUSTC_BOOTSTRAP=1
     "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$lld" "$(rustc --print sysroot)/bin/cargo")
-  rust_flags=(-Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size)
+  rust_flags=("-Zbuild-std=std,panic_abort" -Zbuild-std-features=optimize_for_size)
   # Where a panic was is of no use: it ends as a trap.
   RUSTFLAGS="-Zlocation-detail=none"
   sources=$root/usr/lib/rustlib/src/rust
