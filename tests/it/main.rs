@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that is wrong about itself should stop")]
 
 mod client;
+mod components;
 mod guest;
+mod oracle;
 mod token;
 mod whole;
 mod world;
