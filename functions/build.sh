@@ -160,7 +160,7 @@ keep() {
 compare() {
   local name=${function#*/} was
   if ! sha256sum --quiet --check SOURCES.sha256; then
-    echo "$function: sources have changed since it was built: run functions/build.sh $function"
+    echo "$function: sources or component have changed since they were noted: run functions/build.sh $function"
     return 1
   fi
   was=$(sed -n '1s/^# //p' SOURCES.sha256)
