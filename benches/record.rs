@@ -2,6 +2,13 @@
 //!
 //! `append` has the request's side and the writer's in one figure. The throughput runs compare who writes: the task
 //! that comes first (`combining`), or a thread (`thread`), with as many tasks as the end-to-end bench has connections.
+//!
+//! On 2 cores (ext4, SHA extensions, other work beside it): make and append 5.0 µs, of which about half is write(2)
+//! and a tenth SHA-256. Records a second with 2, 16 and 64 tasks: combining 154 000, 182 000, 144 000; thread 77 000,
+//! 142 000, 372 000. The thread gains by larger batches only far beyond what a gateway on 2 cores serves; below, each
+//! record pays for waking it. So requests write, and the thread takes over from one that would serve others for long.
+//! fdatasync, 64 tasks: 11 700 a second. A counted refusal 0.17 µs, a recorded one 3.5 µs. Verification: 305 000
+//! records a second.
 
 use std::{
     hint::black_box,

@@ -3,7 +3,7 @@
 //! Records queue; whoever finds the queue without a writer becomes the writer and serves everybody who queued until
 //! the queue is empty: nobody waits for a thread to wake, and there is one write for the whole batch. After a few
 //! rounds, or if a write must reach the disk first, the role passes to a thread, so that no request serves others
-//! for long and no runtime thread waits for a disk. (`benches/README.md` has the figures of both.)
+//! for long and no runtime thread waits for a disk. (`benches/record.rs` measures both.)
 //!
 //! The queue's lock is held to push or take, never while hashing or writing.
 
