@@ -59,16 +59,17 @@ fn seventeen_pages() -> String {
 }
 
 /// A component whose artefact is about 1 MiB.
-fn large() -> String {
+fn large() -> Vec<u8> {
     let mut code = String::new();
-    for f in 0..650 {
+    for f in 0..1_200 {
         code.push_str("(func (param i32) (result i32) (local.get 0)");
         for k in 0..40 {
             code.push_str(&format!("(i32.mul (i32.const {}))(i32.load offset={k})", f * 40 + k));
         }
         code.push(')');
     }
-    HELLO.replace("(memory (export \"memory\") 1)", &format!("(memory (export \"memory\") 1) {code}"))
+    let memory = "(memory (export \"memory\") 1)";
+    wat::parse_str(HELLO.replace(memory, &format!("{memory} {code}"))).expect("a component")
 }
 
 fn call(runtime: &tokio::runtime::Runtime, runner: &Runner) {
@@ -167,11 +168,11 @@ fn contended(c: &mut Criterion) {
 fn cold(c: &mut Criterion) {
     let runtime = runtime();
     let mut group = c.benchmark_group("first call, artefact stored");
-    for (name, text) in [("hello", HELLO.to_owned()), ("artefact of 1 MiB", large())] {
+    for (name, text) in [("hello", HELLO.as_bytes().to_vec()), ("artefact of 1 MiB", large())] {
         let dir = tempfile::tempdir().expect("a folder");
         let data_dir = Some(dir.path().to_owned());
         let sandbox = Sandbox::start(&Settings { data_dir, ..Settings::default() }).expect("a sandbox");
-        drop(sandbox.admit(text.as_bytes(), None).expect("a component"));
+        drop(sandbox.admit(&text, None).expect("a component"));
         let stored: u64 = std::fs::read_dir(dir.path().join("artefacts"))
             .expect("artefacts")
             .map(|entry| entry.and_then(|entry| entry.metadata()).map_or(0, |meta| meta.len()))
@@ -180,7 +181,7 @@ fn cold(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter_batched(
                 || {
-                    let component = sandbox.admit(text.as_bytes(), None).expect("a component");
+                    let component = sandbox.admit(&text, None).expect("a component");
                     sandbox.runner(&tenant(), component, Limits::default())
                 },
                 |runner| {
