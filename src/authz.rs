@@ -47,7 +47,7 @@ pub use self::{
     request::{RequestError, RequestFacts},
     slice::SliceError,
     tenant::{KnownNames, TenantPolicies},
-    trial::{Trial, TrialReport, run_trials},
+    trial::{SampleCall, Trial, TrialReport, run_trials, sample_call},
 };
 use crate::{
     authn::{Authenticated, Caller, Head, Received},

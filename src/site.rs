@@ -1,5 +1,240 @@
 //! A site: what operator and tenants write, as written.
+//!
+//! Why it exists: every later stage compiles its part from here and from nowhere else, so there is one place that
+//! reads configuration, and one that bounds it. A *site* is a directory (design.md §2); its *platform part* is what the
+//! operator writes for all, a *tenant's part* is all that concerns one tenant. Nothing here fails: what is wrong becomes
+//! a [`Diagnostic`] of its part, and the caller decides which parts to serve.
+//!
+//! Invariants: **Bounded** (files, sizes and counts have caps), **Closed** (what is missing is a fault, never a
+//! permission), **Alone** (no path that a tenant writes leads out of that tenant's folder).
+
+pub mod config;
+pub mod dev;
 pub mod diagnostic;
+pub mod env;
+pub mod fingerprint;
+pub mod limits;
 pub mod manifest;
+pub mod parse;
 pub mod tenant;
 pub mod units;
+pub mod watch;
+
+mod check;
+mod files;
+mod part;
+mod read;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use toml::Spanned;
+
+use self::{
+    config::ServerConfig,
+    diagnostic::{Diagnostic, Source},
+    files::Folder,
+    fingerprint::Fingerprint,
+    manifest::RawManifest,
+    tenant::RawTenant,
+    units::Bytes,
+    watch::Changes,
+};
+use crate::id::{FunctionId, FunctionName, TenantName};
+
+/// Everything of a site as it was at one moment.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Where it is.
+    pub dir: PathBuf,
+    /// What the operator writes for all.
+    pub platform: PlatformSources,
+    /// Every tenant that has a `tenant.toml`.
+    pub tenants: BTreeMap<TenantName, Arc<TenantSources>>,
+    /// Folders that belong to nobody, by name: `check` tells them and `--strict` refuses them, but nobody's part is
+    /// faulty for them.
+    pub strays: BTreeMap<String, Diagnostic>,
+    /// Of all parts together: the name of a revision.
+    pub fingerprint: Fingerprint,
+}
+
+/// What the operator writes for all.
+#[derive(Debug, Clone)]
+pub struct PlatformSources {
+    /// `sandgate.toml`, or the defaults where there is none or it is faulty.
+    pub config: ServerConfig,
+    /// `policies/schema.cedarschema`.
+    pub schema: Source,
+    /// `policies/guardrails.cedar`.
+    pub guardrails: Source,
+    /// What is wrong. A fault refuses the platform part whole.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Of all the above and of the files that `sandgate.toml` names.
+    pub fingerprint: Fingerprint,
+}
+
+/// All that concerns one tenant.
+#[derive(Debug, Clone)]
+pub struct TenantSources {
+    /// Its name.
+    pub name: TenantName,
+    /// `tenant.toml`; `None` if it is faulty.
+    pub raw: Option<RawTenant>,
+    /// Its text.
+    pub toml: Source,
+    /// `*.cedar`, by name of file.
+    pub policies: Vec<Source>,
+    /// `tests.toml`.
+    pub tests: Option<Source>,
+    /// `revoked.json`: in force on its own, so the fingerprint does not depend on it.
+    pub revoked: Option<Source>,
+    /// Its functions.
+    pub functions: BTreeMap<FunctionName, FunctionSources>,
+    /// What is wrong with any of it.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Of all the above but `revoked`, and of the files that `tenant.toml` and the manifests name.
+    pub fingerprint: Fingerprint,
+    /// `policies/<tenant>`.
+    folder: PathBuf,
+}
+
+/// One function of a tenant.
+#[derive(Debug, Clone)]
+pub struct FunctionSources {
+    /// Its full name.
+    pub id: FunctionId,
+    /// `function.toml`; `None` if it is faulty. Functions with equal manifests share one.
+    pub raw: Option<Arc<RawManifest>>,
+    /// Its text.
+    pub toml: Source,
+    /// `functions/<tenant>`.
+    folder: Arc<Path>,
+}
+
+impl Site {
+    /// Reads the site in `dir`, whatever is there.
+    pub fn read(dir: &Path) -> Self {
+        read::site(dir)
+    }
+
+    /// The site as it is now, reading again only what changed since this was read.
+    #[must_use]
+    pub fn refresh(&self, changes: &Changes) -> Self {
+        read::refresh(self, changes)
+    }
+
+    /// Revocations of a tenant as they are now: they do not wait for the rest of its part.
+    pub fn revoked(&self, tenant: &TenantName) -> Result<Option<Source>, Diagnostic> {
+        part::revoked(&self.dir, tenant)
+    }
+
+    /// What is wrong with it, part by part.
+    pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
+        let tenants = self.tenants.values().flat_map(|tenant| &tenant.diagnostics);
+        self.platform.diagnostics.iter().chain(self.strays.values()).chain(tenants)
+    }
+}
+
+impl PlatformSources {
+    /// Reads the platform part alone: what has to be known before the rest is read.
+    pub fn read(dir: &Path) -> Self {
+        read::platform(dir)
+    }
+
+    /// Whether the platform part is refused.
+    pub fn is_faulty(&self) -> bool {
+        self.diagnostics.iter().any(Diagnostic::is_fault)
+    }
+}
+
+impl TenantSources {
+    /// Whether the tenant's part is refused.
+    pub fn is_faulty(&self) -> bool {
+        self.diagnostics.iter().any(Diagnostic::is_fault)
+    }
+
+    /// Bytes of a file that `tenant.toml` names, at most `cap` of them.
+    pub fn open(&self, path: &Spanned<String>, cap: Bytes) -> Result<Vec<u8>, Diagnostic> {
+        let folder = folder(&self.folder, format!("policies/{}", self.name), &self.toml, path)?;
+        folder.read(path.get_ref(), cap.as_usize()).map_err(|error| unreadable(&self.toml, path, &error))
+    }
+
+    /// Text of a file that `tenant.toml` names.
+    pub fn open_text(&self, path: &Spanned<String>, cap: Bytes) -> Result<Source, Diagnostic> {
+        let folder = folder(&self.folder, format!("policies/{}", self.name), &self.toml, path)?;
+        let text = folder.text(path.get_ref(), cap.as_usize());
+        let text = text.map_err(|error| unreadable(&self.toml, path, &error))?;
+        Ok(Source::new(folder.shown(path.get_ref()), text))
+    }
+}
+
+impl FunctionSources {
+    /// The folder that the manifest's paths start from.
+    pub fn dir(&self) -> PathBuf {
+        self.folder.join(self.id.function.as_str())
+    }
+
+    /// Bytes of a file that the manifest names, at most `cap` of them. A link may lead anywhere in the tenant's own
+    /// `functions/<tenant>`, so functions can share a component.
+    pub fn open(&self, path: &Spanned<String>, cap: Bytes) -> Result<Vec<u8>, Diagnostic> {
+        let (folder, relative) = self.locate(path)?;
+        folder.read(&relative, cap.as_usize()).map_err(|error| unreadable(&self.toml, path, &error))
+    }
+
+    /// Text of a file that the manifest names.
+    pub fn open_text(&self, path: &Spanned<String>, cap: Bytes) -> Result<Source, Diagnostic> {
+        let (folder, relative) = self.locate(path)?;
+        let text = folder.text(&relative, cap.as_usize());
+        let text = text.map_err(|error| unreadable(&self.toml, path, &error))?;
+        Ok(Source::new(folder.shown(&relative), text))
+    }
+
+    fn locate(&self, path: &Spanned<String>) -> Result<(Folder, String), Diagnostic> {
+        let folder = folder(&self.folder, format!("functions/{}", self.id.tenant), &self.toml, path)?;
+        // An absolute path stays absolute behind the function's name only if it is refused here.
+        let relative = format!("{}/{}", self.id.function, path.get_ref());
+        Ok((folder, relative))
+    }
+}
+
+/// What a fuzzer calls: no bytes in place of a site's files may make reading them panic.
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let source = Source::new("fuzz.toml", text);
+    let config = parse::parse_validated::<ServerConfig>(&source);
+    let tenant = parse::parse_toml::<RawTenant>(&source);
+    let manifest = parse::parse_toml::<RawManifest>(&source);
+    let mut told = Vec::new();
+    if let Ok(config) = &config {
+        config.print();
+    }
+    if let Ok(raw) = &tenant {
+        check::tenant(&source, raw, &ServerConfig::default(), &mut told);
+    }
+    if let Ok(raw) = &manifest {
+        check::manifest(&source, raw, &ServerConfig::default(), &Default::default(), &mut told);
+    }
+    told.extend(config.err().into_iter().flatten());
+    told.extend(tenant.err().into_iter().flatten());
+    told.extend(manifest.err().into_iter().flatten());
+    for diagnostic in told {
+        diagnostic.render(true);
+        diagnostic.one_line();
+    }
+}
+
+fn folder(path: &Path, shown: String, toml: &Source, named: &Spanned<String>) -> Result<Folder, Diagnostic> {
+    let error = match Folder::open(path.to_owned(), shown) {
+        Ok(Some(folder)) => return Ok(folder),
+        Ok(None) => files::FileError::Missing,
+        Err(error) => files::FileError::Io(error),
+    };
+    Err(unreadable(toml, named, &error))
+}
+
+fn unreadable(toml: &Source, path: &Spanned<String>, error: &files::FileError) -> Diagnostic {
+    Diagnostic::fault(format!("`{}`: {error}", path.get_ref())).at(toml, path.span())
+}

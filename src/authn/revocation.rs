@@ -7,7 +7,8 @@ use serde::Deserialize;
 use super::claims::Verified;
 use crate::site::diagnostic::{Diagnostic, Source};
 
-/// What a tenant has revoked.
+/// What a tenant has revoked. Each entry holds for all issuers of the tenant: a `sub`, `jti` or `kid` that two of them
+/// use is revoked at both.
 #[derive(Debug, Clone, Default)]
 pub struct Revocations {
     token_ids: HashSet<String>,
@@ -45,13 +46,18 @@ impl Revocations {
                 "drop tokens that have expired, or revoke by `sub` with `issued-before` instead of by `jti`",
             ));
         }
+        // serde would read an array as the fields in their order.
+        if !source.text.trim_ascii_start().starts_with('{') {
+            return Err(Diagnostic::fault("not a list of revocations: not an object")
+                .in_file(source)
+                .hint(FORM));
+        }
         let raw: Raw = serde_json::from_str(&source.text).map_err(|error| {
             let line: usize =
                 source.text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
-            let at = (line + error.column().saturating_sub(1)).min(source.text.len());
-            Diagnostic::fault(format!("not a list of revocations: {error}"))
-                .at(source, at..at)
-                .hint("the form is `{\"jti\": [], \"sub\": [{\"sub\": \"…\", \"issued-before\": 0}], \"kid\": [], \"issuer\": []}`")
+            // serde counts columns in bytes, which may end inside a character.
+            let at = source.text.floor_char_boundary(line + error.column().saturating_sub(1));
+            Diagnostic::fault(format!("not a list of revocations: {error}")).at(source, at..at).hint(FORM)
         })?;
         let mut subjects = HashMap::with_capacity(raw.sub.len());
         for RawSubject { sub, issued_before } in raw.sub {
@@ -106,5 +112,6 @@ impl Revocations {
     }
 }
 
+const FORM: &str = "the form is `{\"jti\": [], \"sub\": [{\"sub\": \"…\", \"issued-before\": 0}], \"kid\": [], \"issuer\": []}`";
 /// Some ten thousand token ids, or as many subjects.
 const MAX_BYTES: usize = 1024 * 1024;

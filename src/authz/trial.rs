@@ -124,6 +124,49 @@ pub fn run_trials(policies: &Arc<TenantPolicies>, known: &KnownNames, tests: &So
     report
 }
 
+/// A call that the tests say is allowed: whom it is made by, and what it asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampleCall {
+    /// `sub`.
+    pub subject: String,
+    /// Name of the caller's issuer, if it has one.
+    pub issuer_name: Option<String>,
+    /// Roles, without the tenant.
+    pub roles: Vec<String>,
+    /// Scopes.
+    pub scopes: Vec<String>,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+    /// The function.
+    pub function: String,
+    /// The method.
+    pub method: String,
+}
+
+/// The first call that a tenant's tests say is allowed, whoever and whenever it is made: what `dev` prints as an example.
+pub fn sample_call(tests: &Source) -> Option<SampleCall> {
+    let raw: RawTests = toml::from_str(&tests.text).ok()?;
+    let plain = |test: &&RawTest| {
+        let request = &test.request;
+        *test.expect.get_ref() == Expectation::Allow && request.now.is_none() && request.authenticated_at.is_none()
+    };
+    raw.test.iter().filter(plain).find_map(|test| {
+        let caller = match test.caller.get_ref() {
+            RawWho::Inline(caller) => caller,
+            RawWho::Named(name) => raw.callers.get(name)?,
+        };
+        Some(SampleCall {
+            subject: caller.subject.clone(),
+            issuer_name: caller.issuer_name.clone(),
+            roles: caller.roles.clone(),
+            scopes: caller.scopes.clone(),
+            tags: caller.tags.clone(),
+            function: test.function.get_ref().clone(),
+            method: test.request.method.clone().unwrap_or_else(|| "POST".to_owned()),
+        })
+    })
+}
+
 fn failure(test: &RawTest, trial: &Trial, tests: &Source) -> Diagnostic {
     let decision = &trial.decision;
     let got = if decision.allowed { "allow" } else { "deny" };

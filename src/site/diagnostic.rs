@@ -4,7 +4,8 @@
 
 use std::{ops::Range, sync::Arc};
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
+use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 /// One file of a site as it was read: its path within the site, and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,16 @@ pub enum Severity {
     Fault,
     /// The part is served; its author probably meant something else.
     Warning,
+}
+
+impl Severity {
+    /// The word for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fault => "fault",
+            Self::Warning => "warning",
+        }
+    }
 }
 
 /// One thing that is wrong.
@@ -86,15 +97,44 @@ impl Diagnostic {
         self.severity == Severity::Fault
     }
 
-    /// `file:line: message`, on one line, for the log.
-    pub fn one_line(&self) -> String {
+    /// The file it concerns, relative to the site.
+    pub fn path(&self) -> Option<&str> {
+        self.source.as_ref().map(|(source, _)| &*source.path)
+    }
+
+    /// The line it concerns, counted from 1.
+    pub fn line(&self) -> Option<usize> {
+        match &self.source {
+            Some((source, Some(span))) => Some(source.line(span.start)),
+            _ => None,
+        }
+    }
+
+    /// The column where it begins, in characters, counted from 1.
+    pub fn column(&self) -> Option<usize> {
         match &self.source {
             Some((source, Some(span))) => {
-                format!("{}:{}: {}", source.path, source.line(span.start), self.message)
+                let start = source.text.floor_char_boundary(span.start);
+                let before = source.text.get(..start).unwrap_or_default();
+                Some(before.chars().rev().take_while(|c| *c != '\n').count() + 1)
             }
-            Some((source, None)) => format!("{}: {}", source.path, self.message),
-            None => self.message.clone(),
+            _ => None,
         }
+    }
+
+    /// `file:line: message`, on one line, for the log; control characters that an author wrote are escaped
+    /// (hardening F35).
+    pub fn one_line(&self) -> String {
+        let place = match (self.path(), self.line()) {
+            (Some(path), Some(line)) => format!("{path}:{line}: "),
+            (Some(path), None) => format!("{path}: "),
+            (None, _) => String::new(),
+        };
+        let mut text = String::with_capacity(place.len() + self.message.len());
+        for c in place.chars().chain(self.message.chars()) {
+            if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+        }
+        text
     }
 
     /// The whole report with the source underlined; `colour` for a terminal.
@@ -106,24 +146,87 @@ impl Diagnostic {
         let mut group = Group::with_title(level.primary_title(self.message.as_str()));
         match &self.source {
             Some((source, Some(span))) => {
-                let end = span.end.min(source.text.len()).max(span.start.min(source.text.len()));
-                let start = span.start.min(end);
+                let span = on_characters(&source.text, span);
                 group = group.element(
                     Snippet::source(&*source.text)
                         .path(&*source.path)
-                        .annotation(AnnotationKind::Primary.span(start..end)),
+                        .annotation(AnnotationKind::Primary.span(span)),
                 );
             }
-            Some((source, None)) => {
-                group = group.element(annotate_snippets::Origin::path(&*source.path));
-            }
+            Some((source, None)) => group = group.element(Origin::path(&*source.path)),
             None => {}
         }
         if let Some(hint) = &self.hint {
-            group = group.element(Level::HELP.message(hint.as_str()));
+            // The renderer prints this element as it is, and a hint may quote what an author wrote (hardening F35).
+            group = group.element(Level::HELP.message(normalize_untrusted_str(hint)));
         }
-        let report: &[Group<'_>] = &[group];
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-        renderer.render(report)
+        renderer.render(&[group])
+    }
+}
+
+/// For `check --json`: what a program needs to show it at its place.
+impl Serialize for Diagnostic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Diagnostic", 6)?;
+        fields.serialize_field("severity", self.severity.as_str())?;
+        fields.serialize_field("message", &self.message)?;
+        fields.serialize_field("file", &self.path())?;
+        fields.serialize_field("line", &self.line())?;
+        fields.serialize_field("column", &self.column())?;
+        fields.serialize_field("hint", &self.hint)?;
+        fields.end()
+    }
+}
+
+/// The span within the text and on character boundaries, as the renderer demands.
+fn on_characters(text: &str, span: &Range<usize>) -> Range<usize> {
+    let start = text.floor_char_boundary(span.start);
+    start..text.ceil_char_boundary(span.end.max(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source() -> Source {
+        Source::new("policies/acme/tenant.toml", "name = \"Café\"\nisuers = []\n")
+    }
+
+    #[test]
+    fn a_report_underlines_the_source() {
+        let report = Diagnostic::fault("unknown key `isuers`").at(&source(), 15..21).hint("write `issuers`");
+        insta::assert_snapshot!(report.render(false), @r#"
+        error: unknown key `isuers`
+         --> policies/acme/tenant.toml:2:1
+          |
+        2 | isuers = []
+          | ^^^^^^
+          |
+          = help: write `issuers`
+        "#);
+        assert_eq!(report.one_line(), "policies/acme/tenant.toml:2: unknown key `isuers`");
+    }
+
+    #[test]
+    fn a_program_gets_file_line_and_column() {
+        let text = serde_json::to_string(&Diagnostic::fault("odd").at(&source(), 12..13)).unwrap();
+        insta::assert_snapshot!(text, @r#"{"severity":"fault","message":"odd","file":"policies/acme/tenant.toml","line":1,"column":12,"hint":null}"#);
+    }
+
+    #[test]
+    fn a_span_outside_the_text_or_inside_a_character_is_mended() {
+        for span in [11..12, 12..12, 500..900, 3..usize::MAX] {
+            let report = Diagnostic::warning("odd").at(&source(), span.clone());
+            assert!(report.render(true).contains("odd"), "{span:?}");
+        }
+        assert!(Diagnostic::fault("empty").at(&Source::new("p", ""), 0..4).render(false).contains("p:1:1"));
+    }
+
+    #[test]
+    fn f35_control_characters_of_authors_do_not_reach_terminal_or_log() {
+        let report = Diagnostic::fault("no `\u{1b}[2J\n`").in_file(&source()).hint("not `\u{1b}[2J`");
+        assert!(!report.render(false).contains('\u{1b}'));
+        assert_eq!(report.one_line(), r"policies/acme/tenant.toml: no `\u{1b}[2J\n`");
     }
 }

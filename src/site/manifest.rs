@@ -29,6 +29,15 @@ pub struct RawManifest {
     pub limits: RawLimits,
 }
 
+impl RawManifest {
+    /// Paths that it names, relative to itself.
+    pub fn named_files(&self) -> impl Iterator<Item = &str> {
+        let schemas = [&self.event.schema, &self.event.query, &self.response.schema];
+        let schemas = schemas.into_iter().flatten().map(|path| path.get_ref().as_str());
+        std::iter::once(self.component.get_ref().as_str()).chain(schemas)
+    }
+}
+
 /// `[event]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -72,7 +81,7 @@ pub struct RawResponse {
     pub schema: Option<Spanned<String>>,
 }
 
-/// `[limits]` of a function, `[ceilings]` of a tenant, `[limits]` of the platform: the smallest holds.
+/// `[limits]` of a function, `[ceilings]` of a tenant: with the platform's `[limits]`, the smallest holds.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawLimits {

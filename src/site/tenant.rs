@@ -37,7 +37,7 @@ pub struct RawIssuer {
     pub audiences: Spanned<Vec<String>>,
     /// Allowed signature algorithms.
     pub algorithms: Spanned<Vec<Spanned<String>>>,
-    /// A file in the tenant's folder, an https URL, or `discover`.
+    /// A file in the tenant's folder, an https URL, `discover`, or for a dev issuer `dev`.
     pub keys: Spanned<String>,
     /// Tolerated clock difference, at most 60 s.
     pub leeway: Option<Spanned<Span>>,

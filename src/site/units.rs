@@ -12,6 +12,35 @@ pub struct Bytes(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub Duration);
 
+impl Bytes {
+    /// So many KiB.
+    pub const fn kib(number: u64) -> Self {
+        Self(number << 10)
+    }
+
+    /// So many MiB.
+    pub const fn mib(number: u64) -> Self {
+        Self(number << 20)
+    }
+
+    /// The number, for what is measured in `usize`; where that is narrower, its largest.
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl Span {
+    /// So many milliseconds.
+    pub const fn ms(number: u64) -> Self {
+        Self(Duration::from_millis(number))
+    }
+
+    /// So many seconds.
+    pub const fn secs(number: u64) -> Self {
+        Self(Duration::from_secs(number))
+    }
+}
+
 /// Why a text is not a quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
@@ -93,8 +122,26 @@ macro_rules! as_text {
 
 as_text!(Bytes, Span);
 
+macro_rules! ranged {
+    ($($name:ident),*) => {$(
+        impl validator::ValidateRange<$name> for $name {
+            fn greater_than(&self, max: $name) -> Option<bool> {
+                Some(*self > max)
+            }
+
+            fn less_than(&self, min: $name) -> Option<bool> {
+                Some(*self < min)
+            }
+        }
+    )*};
+}
+
+ranged!(Bytes, Span);
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -114,6 +161,24 @@ mod tests {
         }
         for text in ["50", "50us", "1y", "s"] {
             assert_eq!(text.parse::<Span>(), Err(UnitError::Span), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_reads_back(bytes: u64, ms: u64) {
+            prop_assert_eq!(Bytes(bytes).to_string().parse(), Ok(Bytes(bytes)));
+            prop_assert_eq!(Span::ms(ms).to_string().parse(), Ok(Span::ms(ms)));
+        }
+
+        #[test]
+        fn any_text_is_a_quantity_or_refused(text in "\\PC{0,12}|[0-9]{0,20}(B|KiB|MiB|GiB|ms|s|m|h|d)") {
+            if let Ok(bytes) = text.parse::<Bytes>() {
+                prop_assert_eq!(bytes.to_string().parse(), Ok(bytes));
+            }
+            if let Ok(span) = text.parse::<Span>() {
+                prop_assert_eq!(span.to_string().parse(), Ok(span));
+            }
         }
     }
 }

@@ -1,0 +1,204 @@
+//! What a fresh instance costs: made, called and dropped, under the settings that were considered.
+//!
+//! `env -u RUST_BACKTRACE cargo bench --bench sandbox`
+
+use std::{
+    hint::black_box,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use rustix::time::{ClockId, clock_gettime};
+use sandgate::{
+    id::TenantName,
+    sandbox::{CallerInput, EventInput, Limits, PoolLimits, Runner, Sandbox, Settings, Usage},
+};
+
+const HELLO: &str = include_str!("../functions/acme/hello/hello.wat");
+
+fn event(body: &[u8]) -> EventInput<'_> {
+    EventInput {
+        request_id: "0190b6d5-7c1a-7c00-9000-0123456789ab",
+        caller: CallerInput { id: "acme/alice", roles: &["acme/invoker"], scopes: &["greet"] },
+        method: "POST",
+        rest: "",
+        query: "{}",
+        headers: &[("accept", "application/json"), ("content-type", "application/json")],
+        content_type: "application/json",
+        body,
+        raw: None,
+        signals: &[],
+    }
+}
+
+fn tenant() -> TenantName {
+    "acme".parse().expect("a name")
+}
+
+fn runner(pool: PoolLimits, component: &str) -> Runner {
+    let sandbox = Sandbox::start(&Settings { pool, ..Settings::default() }).expect("a sandbox");
+    let component = sandbox.admit(component.as_bytes(), None).expect("a component");
+    sandbox.runner(&tenant(), component, Limits::default())
+}
+
+/// What a guest built by a compiler with a heap and a stack of 1 MiB looks like: 17 pages at first, and it writes to
+/// its stack just below 1 MiB, its static data above and its heap.
+fn seventeen_pages() -> String {
+    HELLO
+        .replace("(memory (export \"memory\") 1)", "(memory (export \"memory\") 17)")
+        .replace("(global $free (mut i32) (i32.const 1024))", "(global $free (mut i32) (i32.const 1052672))")
+        .replace(
+            "(local $at i32) (local $length i32) (local $body i32) (local $reply i32)",
+            "(local $at i32) (local $length i32) (local $body i32) (local $reply i32)
+             (i32.store (i32.const 1048000) (i32.const 1))
+             (i32.store (i32.const 1044000) (i32.const 1))
+             (i32.store (i32.const 1048600) (i32.const 1))",
+        )
+}
+
+/// A component whose artefact is about 1 MiB.
+fn large() -> String {
+    let mut code = String::new();
+    for f in 0..650 {
+        code.push_str("(func (param i32) (result i32) (local.get 0)");
+        for k in 0..40 {
+            code.push_str(&format!("(i32.mul (i32.const {}))(i32.load offset={k})", f * 40 + k));
+        }
+        code.push(')');
+    }
+    HELLO.replace("(memory (export \"memory\") 1)", &format!("(memory (export \"memory\") 1) {code}"))
+}
+
+fn call(runtime: &tokio::runtime::Runtime, runner: &Runner) {
+    let body = br#"{"name":"Ada Lovelace"}"#;
+    let mut usage = Usage::default();
+    let reply = runtime.block_on(runner.run_event(event(body), &mut usage)).expect("a reply");
+    black_box((reply, usage));
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
+}
+
+/// CPU time of this thread: what the machine does besides does not count.
+fn thread_cpu() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).expect("nanoseconds"))
+}
+
+fn fresh(c: &mut Criterion) {
+    let runtime = runtime();
+    let mut group = c.benchmark_group("instantiate + call + drop, CPU time");
+    let base = PoolLimits::default();
+    let keep =
+        |kib: usize, scan_pages| PoolLimits { memory_keep_resident_bytes: kib << 10, scan_pages, ..base };
+    let settings = [
+        ("default", base),
+        ("keep 0", PoolLimits { table_keep_resident_bytes: 0, ..keep(0, false) }),
+        ("keep 4 KiB", keep(4, false)),
+        ("keep 16 KiB", keep(16, false)),
+        ("keep 64 KiB", keep(64, false)),
+        ("keep 2 MiB", keep(2 << 10, false)),
+        ("keep 16 KiB, scan", keep(16, true)),
+        ("keep 64 KiB, scan", keep(64, true)),
+        ("keep 256 KiB, scan", keep(256, true)),
+        ("keep 2 MiB, scan", keep(2 << 10, true)),
+        ("no copy-on-write, keep 64 KiB", PoolLimits { copy_on_write: false, ..keep(64, false) }),
+        ("no copy-on-write, keep 64 KiB, scan", PoolLimits { copy_on_write: false, ..keep(64, true) }),
+        ("keep 0, batch 8", PoolLimits { decommit_batch: 8, ..keep(0, false) }),
+        ("keep 64 KiB, scan, batch 8", PoolLimits { decommit_batch: 8, ..keep(64, true) }),
+        ("keep 64 KiB, scan, table 0", PoolLimits { table_keep_resident_bytes: 0, ..keep(64, true) }),
+    ];
+    for (guest, text) in [("hello, 1 page", HELLO.to_owned()), ("17 pages", seventeen_pages())] {
+        for (name, pool) in settings {
+            let runner = runner(pool, &text);
+            group.bench_function(format!("{guest}: {name}"), |b| {
+                b.iter_custom(|iterations| {
+                    let started = thread_cpu();
+                    (0..iterations).for_each(|_| call(&runtime, &runner));
+                    thread_cpu() - started
+                })
+            });
+        }
+    }
+    group.finish();
+}
+
+/// The same on two threads at once: page-table locks, TLB shoot-downs and the pool's own locks show here.
+fn contended(c: &mut Criterion) {
+    let mut group = c.benchmark_group("two threads");
+    let base = PoolLimits::default();
+    let settings = [
+        ("default", base),
+        ("keep 0", PoolLimits { memory_keep_resident_bytes: 0, table_keep_resident_bytes: 0, ..base }),
+        (
+            "keep 64 KiB, no scan",
+            PoolLimits { scan_pages: false, memory_keep_resident_bytes: 64 << 10, ..base },
+        ),
+        ("keep 2 MiB, scan", PoolLimits { scan_pages: true, memory_keep_resident_bytes: 2 << 20, ..base }),
+        ("no copy-on-write", PoolLimits { copy_on_write: false, ..base }),
+    ];
+    for (guest, text) in [("hello, 1 page", HELLO.to_owned()), ("17 pages", seventeen_pages())] {
+        for (name, pool) in settings {
+            let runner = runner(pool, &text);
+            group.bench_function(format!("{guest}: {name}"), |b| {
+                b.iter_custom(|iterations| {
+                    let started = Instant::now();
+                    thread::scope(|scope| {
+                        for _ in 0..2 {
+                            let runner = runner.clone();
+                            scope.spawn(move || {
+                                let runtime = runtime();
+                                (0..iterations / 2 + 1).for_each(|_| call(&runtime, &runner));
+                            });
+                        }
+                    });
+                    started.elapsed()
+                })
+            });
+        }
+    }
+    group.finish();
+}
+
+/// The first call of a function whose artefact is stored.
+fn cold(c: &mut Criterion) {
+    let runtime = runtime();
+    let mut group = c.benchmark_group("first call, artefact stored");
+    for (name, text) in [("hello", HELLO.to_owned()), ("artefact of 1 MiB", large())] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let data_dir = Some(dir.path().to_owned());
+        let sandbox = Sandbox::start(&Settings { data_dir, ..Settings::default() }).expect("a sandbox");
+        drop(sandbox.admit(text.as_bytes(), None).expect("a component"));
+        let stored: u64 = std::fs::read_dir(dir.path().join("artefacts"))
+            .expect("artefacts")
+            .map(|entry| entry.and_then(|entry| entry.metadata()).map_or(0, |meta| meta.len()))
+            .sum();
+        println!("{name}: artefact of {} KiB", stored >> 10);
+        group.bench_function(name, |b| {
+            b.iter_batched(
+                || {
+                    let component = sandbox.admit(text.as_bytes(), None).expect("a component");
+                    sandbox.runner(&tenant(), component, Limits::default())
+                },
+                |runner| {
+                    let mut usage = Usage::default();
+                    let reply = runtime.block_on(runner.run_event(event(b"{}"), &mut usage));
+                    assert!(usage.cold && reply.is_ok(), "{reply:?}");
+                },
+                BatchSize::PerIteration,
+            )
+        });
+        drop(Arc::clone(&sandbox));
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    targets = fresh, contended, cold
+}
+criterion_main!(benches);

@@ -1,0 +1,177 @@
+#!/usr/bin/env bash
+# Builds the components of the sample functions from the sources beside them, and notes in each SOURCES.sha256 what was
+# built from what.
+#
+#   functions/build.sh [FUNCTION…]           build; functions are named as `acme/invoice`; default: all
+#   functions/build.sh --check [FUNCTION…]   build elsewhere and compare with what is committed
+#
+# Rust: any rustc with the target wasm32-unknown-unknown (`rustup target add wasm32-unknown-unknown`). Where a rustup
+# target cannot be had, Debian's `rustc-web` with its sources is unpacked (not installed) and std is built along.
+# C: `zig` from PyPI's `ziglang`. Binaryen's `wasm-opt` and the library of `jco` from npm make a component of a core
+# module; nothing but the function's one export goes into it. What is downloaded is kept in target/guests, or in
+# $SANDGATE_GUEST_TOOLS. Versions are pinned but for Debian's compiler, which is noted.
+set -euo pipefail
+
+readonly ALL=(acme/invoice acme/render globex/calendar)
+readonly JCO=1.35.0 BINARYEN=130.0.0 ZIG=0.17.1 TARGET=wasm32-unknown-unknown
+
+main() {
+  cd "$(dirname "$0")"
+  functions=$PWD
+  tools=${SANDGATE_GUEST_TOOLS:-$(dirname "$functions")/target/guests}
+  mkdir -p "$tools"
+  tools=$(cd "$tools" && pwd)
+  out=$(mktemp -d "$tools/run.XXXXXX")
+  trap 'rm -r "$out"' EXIT
+  local check=no failed=0
+  if [ "${1:-}" = --check ]; then check=yes; shift; fi
+  [ $# -gt 0 ] || set -- "${ALL[@]}"
+  for function in "$@"; do
+    cd "$functions/$function"
+    core=$out/${function#*/}.core.wasm
+    component=$out/${function#*/}.wasm
+    if [ -f Cargo.toml ]; then build_rust; else build_c; fi
+    componentize
+    if [ $check = yes ]; then compare || failed=1; else keep; fi
+  done
+  return $failed
+}
+
+build_rust() {
+  find_rust
+  "${cargo[@]}" build --quiet --locked --release --lib --target $TARGET "${rust_flags[@]}"
+  cp "$CARGO_TARGET_DIR/$TARGET/release/${function#*/}.wasm" "$core"
+  by="$rust, binaryen $BINARYEN, jco $JCO"
+}
+
+build_c() {
+  find_zig
+  local objects=$out/${function#*/}
+  mkdir "$objects"
+  for source in *.c; do
+    "${zig[@]}" cc -c -target wasm32-freestanding -std=c17 -Oz -mbulk-memory -fno-sanitize=all \
+      -Wall -Wextra -Werror "$source" -o "$objects/${source%.c}.o"
+  done
+  # The stack lies below the data, so that an overflow traps instead of overwriting.
+  "${zig[@]}" wasm-ld --no-entry --strip-all --gc-sections --stack-first -z stack-size=8192 \
+    -o "$core" "$objects"/*.o
+  by="zig $ZIG, binaryen $BINARYEN, jco $JCO"
+}
+
+# Core module → component. Rust's bindings bring the type of the world along; to others it is added.
+componentize() {
+  find_npm
+  "$tools/node_modules/.bin/wasm-opt" -Os --enable-bulk-memory --enable-bulk-memory-opt --enable-sign-ext \
+    --enable-mutable-globals --enable-nontrapping-float-to-int --enable-multivalue --enable-reference-types \
+    --enable-call-indirect-overlong "$core" -o "$core"
+  (cd "$tools" && node --input-type=module - "$core" "$component" "$functions/wit/function.wit" <<'EOF'
+import { componentEmbed, componentNew } from '@bytecodealliance/jco';
+import { readFileSync, writeFileSync } from 'node:fs';
+const [core, component, wit] = process.argv.slice(2);
+let module = readFileSync(core);
+if (!module.includes('component-type')) {
+  module = await componentEmbed({ binary: module, witSource: readFileSync(wit, 'utf8'), worldName: 'function' });
+}
+writeFileSync(component, await componentNew(module, null));
+EOF
+  )
+}
+
+find_rust() {
+  [ -z "${rust:-}" ] || return 0
+  # The caller's own flags would give other bytes.
+  unset CARGO_ENCODED_RUSTFLAGS
+  RUSTFLAGS=
+  rust_flags=()
+  cargo=(cargo)
+  local sources
+  export CARGO_TARGET_DIR=$tools/cargo
+  if [ -d "$(rustc --print target-libdir --target $TARGET)" ]; then
+    rust=$(rustc --version)
+    sources=$(rustc --print sysroot)/lib/rustlib/src/rust
+    echo "Rust: $rust with its target $TARGET"
+  else
+    find_debian_rust
+  fi
+  # No path of the machine ends up in a component: panic messages would carry them.
+  RUSTFLAGS="$RUSTFLAGS --remap-path-prefix=$sources=/rust --remap-path-prefix=$functions=/functions"
+  export RUSTFLAGS="$RUSTFLAGS --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+}
+
+find_debian_rust() {
+  local root=$tools/debian lld std llvm
+  if [ ! -x "$root/usr/bin/rustc" ]; then
+    command -v apt-get >/dev/null || { echo "no target $TARGET: rustup target add $TARGET" >&2; exit 2; }
+    echo "Rust: no target $TARGET here; unpacking Debian's rustc-web"
+      apt-get update -qq
+    std=$(apt-cache depends libstd-rust-web-dev | sed -n 's/.*Depends: \(libstd-rust-web-[0-9.]*\)$/\1/p')
+    llvm=$(apt-cache depends "$std" | sed -n 's/.*Depends: \(libllvm[0-9]*\)$/\1/p')
+    mkdir -p "$root"
+    (cd "$root" && apt-get download -qq -o APT::Sandbox::User=root rustc-web "$std" libstd-rust-web-dev rust-web-src "$llvm")
+    for package in "$root"/*.deb; do dpkg -x "$package" "$root"; done
+  fi
+  # Linker: rustup's own, or any on PATH.
+  lld=$(rustc --print sysroot)/lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld
+  [ -x "$lld" ] || lld=$(command -v rust-lld wasm-ld lld | head -n 1)
+  # rustup's `cargo` would set its own library path before Debian's.
+  cargo=(env "LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu" "RUSTC=$root/usr/bin/rustc" RUSTC_BOOTSTRAP=1
+    "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$lld" "$(rustc --print sysroot)/bin/cargo")
+  rust_flags=("-Zbuild-std=std,panic_abort" -Zbuild-std-features=optimize_for_size)
+  # Where a panic was is of no use: it ends as a trap.
+  RUSTFLAGS="-Zlocation-detail=none"
+  sources=$root/usr/lib/rustlib/src/rust
+  rust="$(LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu "$root/usr/bin/rustc" --version), std built along"
+  echo "Rust: Debian's $rust"
+}
+
+find_zig() {
+  [ -z "${zig:-}" ] || return 0
+  [ -x "$tools/zig/bin/python" ] || python3 -m venv "$tools/zig"
+  "$tools/zig/bin/pip" install --quiet --disable-pip-version-check ziglang==$ZIG
+  zig=("$tools/zig/bin/python" -m ziglang)
+  export ZIG_GLOBAL_CACHE_DIR=$tools/zig-cache ZIG_LOCAL_CACHE_DIR=$tools/zig-cache
+  echo "C: zig $ZIG"
+}
+
+find_npm() {
+  [ -z "${npm_found:-}" ] || return 0
+  npm_found=yes
+  if [ "$(cat "$tools/npm.versions" 2>/dev/null)" != "$JCO $BINARYEN" ]; then
+    npm install --silent --no-save --no-package-lock --prefix "$tools" \
+      "@bytecodealliance/jco@$JCO" "binaryen@$BINARYEN" >/dev/null
+    echo "$JCO $BINARYEN" > "$tools/npm.versions"
+  fi
+  echo "Components: binaryen $BINARYEN, jco $JCO"
+}
+
+# The files that a component is made of, in a fixed order.
+sources() {
+  (echo ../../wit/function.wit; find . -type f \( -name '*.rs' -o -name '*.[ch]' -o -name 'Cargo.*' \)) |
+    sed 's,^\./,,' | LC_ALL=C sort
+}
+
+keep() {
+  local name=${function#*/}
+  cp "$component" "$name.wasm"
+  { echo "# $by"; sources | xargs sha256sum; sha256sum "$name.wasm"; } > SOURCES.sha256
+  echo "$function: $(stat -c %s "$name.wasm") bytes"
+}
+
+compare() {
+  local name=${function#*/} was
+  if ! sha256sum --quiet --check SOURCES.sha256; then
+    echo "$function: sources have changed since it was built: run functions/build.sh $function"
+    return 1
+  fi
+  was=$(sed -n '1s/^# //p' SOURCES.sha256)
+  if [ "$was" != "$by" ]; then
+    echo "$function: builds; not compared, since the committed one is by \`$was\` and this by \`$by\`"
+  elif cmp --silent "$component" "$name.wasm"; then
+    echo "$function: the committed component is what its sources make"
+  else
+    echo "$function: the committed component is not what its sources make"
+    return 1
+  fi
+}
+
+main "$@"

@@ -1,0 +1,84 @@
+//! `sandgate dev`: the gateway on one's own machine, with a call that works.
+
+use std::{io::Write, net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+
+use super::{Exit, Failure, SiteArg, serve::serve, token::mint_sample};
+use crate::{http::health::Mode, server::Options, server::Running};
+
+/// Serve on loopback for local work, after making the keys and certificates that are missing
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  sandgate dev --site .")]
+pub(super) struct Dev {
+    #[command(flatten)]
+    site: SiteArg,
+    /// Address of the data plane, on loopback [default: `[server] listen`, 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Address of the ops listener, on loopback [default: `[server] ops-listen`, 127.0.0.1:9443]
+    #[arg(long, value_name = "ADDR")]
+    ops_listen: Option<SocketAddr>,
+    /// The data directory [default: `.sandgate` in the site]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl Dev {
+    pub(super) fn run(self, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit, Failure> {
+        for address in [self.listen, self.ops_listen].into_iter().flatten() {
+            if !address.ip().is_loopback() {
+                return Err(format!("`dev` serves on loopback only, and {address} is not: `serve` is for others").into());
+            }
+        }
+        let dir = self.site.site.clone();
+        let options = Options {
+            site: self.site.site,
+            listen: self.listen,
+            ops_listen: self.ops_listen,
+            data: self.data,
+            mode: Mode::Development,
+            strict: false,
+        };
+        serve(options, err, |running, _| {
+            writeln!(out, "DEVELOPMENT: keys and certificates of this machine, under certs/dev/; not for production")?;
+            writeln!(out, "functions  https://localhost:{}", running.address.port())?;
+            writeln!(out, "health     http://{}/readyz", running.ops_address)?;
+            match curl_line(&dir, running) {
+                Ok(line) => writeln!(out, "\nTry (valid for 15 minutes; `sandgate token mint` makes another):\n\n{line}\n")?,
+                Err(reason) => writeln!(out, "\nNo example of a call: {reason}")?,
+            }
+            out.flush()?;
+            Ok(())
+        })
+    }
+}
+
+/// A call that the site's own policy tests say is allowed, with the first example of the function's schema.
+fn curl_line(dir: &std::path::Path, running: &Running) -> Result<String, Failure> {
+    let (tenant, call, token) = mint_sample(dir)?;
+    let revision = running.gateway.revision();
+    let tenant = revision.tenant(&tenant)?;
+    let function = tenant.function(&call.function.parse()?)?;
+    let mut line = format!(
+        "curl --cacert {} https://localhost:{}/{}",
+        quoted(&dir.join("certs/dev/ca.pem").display().to_string()),
+        running.address.port(),
+        function.id
+    );
+    if call.method != "POST" {
+        line.push_str(&format!(" -X {}", call.method));
+    }
+    line.push_str(&format!(" -H 'authorization: Bearer {token}'"));
+    let example = function.events.schema().and_then(|schema| schema.get("examples")?.get(0));
+    if let Some(example) = example {
+        line.push_str(&format!(" -H 'content-type: application/json' -d {}", quoted(&example.to_string())));
+    }
+    Ok(line)
+}
+
+/// For a POSIX shell.
+fn quoted(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'-' | b'_');
+    if text.bytes().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}

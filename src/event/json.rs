@@ -1,0 +1,542 @@
+//! Strict JSON: what this parser accepts, every parser reads alike (RFC 8259, RFC 7493).
+//!
+//! Refused are duplicate names at any depth (also after normal form C), lone surrogates, a byte order mark, anything
+//! after the value, refused characters (see [`text`]), numbers that would be rounded and anything beyond the
+//! [`JsonLimits`]. One pass does it all, and the depth limit bounds its stack.
+
+use serde_json::{Map, Value, map::Entry};
+
+use super::{
+    error::{Malformed, Part, Reason, push_segment, shorten},
+    number, text,
+};
+
+/// Bounds of one JSON text (D4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JsonLimits {
+    /// Deepest nesting of arrays and objects; a scalar has depth 0.
+    pub depth: u32,
+    /// Most values, containers included.
+    pub nodes: u32,
+    /// Longest string or name, in bytes of its UTF-8.
+    pub string_bytes: usize,
+    /// Longest array.
+    pub items: usize,
+    /// Most members of one object.
+    pub members: usize,
+}
+
+impl JsonLimits {
+    /// The platform's bounds: a manifest may lower them, never raise them.
+    pub const MAX: Self =
+        Self { depth: 32, nodes: 10_000, string_bytes: 64 * 1024, items: 1_000, members: 256 };
+}
+
+impl Default for JsonLimits {
+    fn default() -> Self {
+        Self::MAX
+    }
+}
+
+/// A value that was read strictly.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parsed {
+    /// The value, its strings and names in normal form C.
+    pub value: Value,
+    /// Whether an integer is beyond ±(2^53 − 1): only a schema with wider bounds may have it (see
+    /// [`Plan`](super::plan::Plan)).
+    pub wide: bool,
+}
+
+/// Reads a JSON text.
+pub fn parse(json: &str, limits: &JsonLimits) -> Result<Parsed, Malformed> {
+    let mut parser = Parser { text: json, bytes: json.as_bytes(), at: 0, nodes: 0, wide: false, limits };
+    match parser.document() {
+        Ok(value) => Ok(Parsed { value, wide: parser.wide }),
+        Err(fault) => Err(fault.told()),
+    }
+}
+
+/// Reads a JSON text from bytes.
+pub fn parse_bytes(json: &[u8], limits: &JsonLimits) -> Result<Parsed, Malformed> {
+    let json = std::str::from_utf8(json)
+        .map_err(|e| Malformed::new(Part::Body, Reason::Utf8).offset(e.valid_up_to()))?;
+    parse(json, limits)
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+    nodes: u32,
+    wide: bool,
+    limits: &'a JsonLimits,
+}
+
+/// A fault on its way up: every container that it leaves adds its segment.
+struct Fault(Box<FaultAt>);
+
+struct FaultAt {
+    reason: Reason,
+    offset: usize,
+    path: Vec<Segment>,
+}
+
+enum Segment {
+    Name(String),
+    Index(usize),
+}
+
+impl Fault {
+    #[cold]
+    fn new(reason: Reason, offset: usize) -> Self {
+        Self(Box::new(FaultAt { reason, offset, path: Vec::new() }))
+    }
+
+    #[cold]
+    fn within(mut self, segment: Segment) -> Self {
+        self.0.path.push(segment);
+        self
+    }
+
+    fn told(self) -> Malformed {
+        let mut pointer = String::new();
+        for segment in self.0.path.iter().rev() {
+            match segment {
+                Segment::Name(name) => push_segment(&mut pointer, name),
+                Segment::Index(index) => push_segment(&mut pointer, &index.to_string()),
+            }
+        }
+        shorten(&mut pointer);
+        Malformed::new(Part::Body, self.0.reason).pointer(pointer).offset(self.0.offset)
+    }
+}
+
+impl<'a> Parser<'a> {
+    fn document(&mut self) -> Result<Value, Fault> {
+        if self.text.starts_with('\u{feff}') {
+            return Err(Fault::new(Reason::ByteOrderMark, 0));
+        }
+        let first = self.peek_after_space();
+        if self.at == self.bytes.len() {
+            return Err(Fault::new(Reason::Empty, self.at));
+        }
+        let value = self.value(first, 0)?;
+        self.peek_after_space();
+        if self.at == self.bytes.len() { Ok(value) } else { Err(self.fault(Reason::Trailing)) }
+    }
+
+    /// The byte here; NUL at the end, which no JSON text has.
+    #[inline]
+    fn peek(&self) -> u8 {
+        self.bytes.get(self.at).copied().unwrap_or(0)
+    }
+
+    #[inline]
+    fn peek_after_space(&mut self) -> u8 {
+        loop {
+            match self.peek() {
+                b' ' | b'\n' | b'\r' | b'\t' => self.at += 1,
+                other => return other,
+            }
+        }
+    }
+
+    #[cold]
+    fn fault(&self, reason: Reason) -> Fault {
+        Fault::new(reason, self.at)
+    }
+
+    fn value(&mut self, first: u8, depth: u32) -> Result<Value, Fault> {
+        self.nodes += 1;
+        if self.nodes > self.limits.nodes {
+            return Err(self.fault(Reason::Nodes(self.limits.nodes)));
+        }
+        match first {
+            b'"' => self.string().map(Value::String),
+            b'{' => self.object(depth + 1).map(Value::Object),
+            b'[' => self.array(depth + 1).map(Value::Array),
+            b'-' | b'0'..=b'9' => self.number(),
+            b't' => self.word("true", Value::Bool(true)),
+            b'f' => self.word("false", Value::Bool(false)),
+            b'n' => self.word("null", Value::Null),
+            _ => Err(self.fault(Reason::Syntax)),
+        }
+    }
+
+    fn word(&mut self, word: &str, value: Value) -> Result<Value, Fault> {
+        let end = self.at + word.len();
+        if self.bytes.get(self.at..end) == Some(word.as_bytes()) {
+            self.at = end;
+            Ok(value)
+        } else {
+            Err(self.fault(Reason::Syntax))
+        }
+    }
+
+    fn enter(&mut self, depth: u32) -> Result<u8, Fault> {
+        if depth > self.limits.depth {
+            return Err(self.fault(Reason::Depth(self.limits.depth)));
+        }
+        self.at += 1;
+        Ok(self.peek_after_space())
+    }
+
+    fn array(&mut self, depth: u32) -> Result<Vec<Value>, Fault> {
+        let mut next = self.enter(depth)?;
+        let mut items = Vec::new();
+        if next == b']' {
+            self.at += 1;
+            return Ok(items);
+        }
+        loop {
+            if items.len() == self.limits.items {
+                return Err(self.fault(Reason::Items(self.limits.items)));
+            }
+            match self.value(next, depth) {
+                Ok(item) => items.push(item),
+                Err(fault) => return Err(fault.within(Segment::Index(items.len()))),
+            }
+            match self.peek_after_space() {
+                b',' => self.at += 1,
+                b']' => {
+                    self.at += 1;
+                    return Ok(items);
+                }
+                _ => return Err(self.fault(Reason::Syntax)),
+            }
+            next = self.peek_after_space();
+        }
+    }
+
+    fn object(&mut self, depth: u32) -> Result<Map<String, Value>, Fault> {
+        let mut next = self.enter(depth)?;
+        let mut members = Map::new();
+        if next == b'}' {
+            self.at += 1;
+            return Ok(members);
+        }
+        loop {
+            if next != b'"' {
+                return Err(self.fault(Reason::Syntax));
+            }
+            if members.len() == self.limits.members {
+                return Err(self.fault(Reason::Members(self.limits.members)));
+            }
+            let name_at = self.at;
+            let name = self.string()?;
+            if self.peek_after_space() != b':' {
+                return Err(self.fault(Reason::Syntax));
+            }
+            self.at += 1;
+            let first = self.peek_after_space();
+            match self.value(first, depth) {
+                // Names are already in normal form C, so that two spellings of one name meet here.
+                Ok(value) => match members.entry(name) {
+                    Entry::Vacant(place) => {
+                        place.insert(value);
+                    }
+                    Entry::Occupied(_) => return Err(Fault::new(Reason::Duplicate, name_at)),
+                },
+                Err(fault) => return Err(fault.within(Segment::Name(name))),
+            }
+            match self.peek_after_space() {
+                b',' => self.at += 1,
+                b'}' => {
+                    self.at += 1;
+                    return Ok(members);
+                }
+                _ => return Err(self.fault(Reason::Syntax)),
+            }
+            next = self.peek_after_space();
+        }
+    }
+
+    /// A string or name, from its opening quote.
+    #[inline]
+    fn string(&mut self) -> Result<String, Fault> {
+        let start = self.at + 1;
+        let end = start + plain_run(self.bytes.get(start..).unwrap_or_default());
+        if self.bytes.get(end) != Some(&b'"') {
+            return self.string_with_more(start, end);
+        }
+        if end - start > self.limits.string_bytes {
+            return Err(self.fault(Reason::String(self.limits.string_bytes)));
+        }
+        self.at = end + 1;
+        Ok(self.text.get(start..end).unwrap_or_default().to_owned())
+    }
+
+    /// A string that has more than plain ASCII: `plain` is the end of the plain run at its beginning.
+    fn string_with_more(&mut self, start: usize, plain: usize) -> Result<String, Fault> {
+        let mut string = String::new();
+        let (mut from, mut at) = (start, plain);
+        loop {
+            let rest = self.bytes.get(at..).unwrap_or_default();
+            at += rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).unwrap_or(rest.len());
+            string.push_str(self.text.get(from..at).unwrap_or_default());
+            if string.len() > self.limits.string_bytes {
+                return Err(Fault::new(Reason::String(self.limits.string_bytes), start - 1));
+            }
+            self.at = at;
+            match self.peek() {
+                b'"' => break,
+                b'\\' => string.push(self.escape()?),
+                // A raw control character is not JSON, be it one that an escape may write or not.
+                _ => return Err(self.fault(Reason::Syntax)),
+            }
+            at = self.at;
+            from = at;
+        }
+        self.at += 1;
+        if string.is_ascii() {
+            return match string.bytes().any(|b| b == 0x7f) {
+                false => Ok(string),
+                true => Err(Fault::new(Reason::Control, start - 1)),
+            };
+        }
+        if text::refused_at(&string).is_some() {
+            return Err(Fault::new(Reason::Control, start - 1));
+        }
+        if let std::borrow::Cow::Owned(normal) = text::nfc(&string) {
+            // Normal form C can be longer than what was sent (UAX #15 §12: up to three times).
+            if normal.len() > self.limits.string_bytes {
+                return Err(Fault::new(Reason::String(self.limits.string_bytes), start - 1));
+            }
+            return Ok(normal);
+        }
+        Ok(string)
+    }
+
+    /// One escape sequence, from its backslash.
+    fn escape(&mut self) -> Result<char, Fault> {
+        let at = self.at;
+        self.at += 2;
+        let c = match self.bytes.get(at + 1) {
+            Some(b'"') => '"',
+            Some(b'\\') => '\\',
+            Some(b'/') => '/',
+            Some(b't') => '\t',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b'b' | b'f') => return Err(Fault::new(Reason::Control, at)),
+            Some(b'u') => match self.hex4()? {
+                high @ 0xd800..=0xdbff => {
+                    if self.bytes.get(self.at..self.at + 2) != Some(br"\u".as_slice()) {
+                        return Err(Fault::new(Reason::Surrogate, at));
+                    }
+                    self.at += 2;
+                    match self.hex4()? {
+                        low @ 0xdc00..=0xdfff => 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00),
+                        _ => return Err(Fault::new(Reason::Surrogate, at)),
+                    }
+                }
+                code => code,
+            }
+            .try_into()
+            // What is left of the range that no character has: a low surrogate.
+            .map_err(|_| Fault::new(Reason::Surrogate, at))?,
+            _ => return Err(Fault::new(Reason::Syntax, at)),
+        };
+        if text::is_refused(c) { Err(Fault::new(Reason::Control, at)) } else { Ok(c) }
+    }
+
+    fn hex4(&mut self) -> Result<u32, Fault> {
+        let digits = self.text.get(self.at..self.at + 4).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+        let code = digits.and_then(|d| u32::from_str_radix(d, 16).ok());
+        let code = code.ok_or_else(|| self.fault(Reason::Syntax))?;
+        self.at += 4;
+        Ok(code)
+    }
+
+    fn number(&mut self) -> Result<Value, Fault> {
+        let rest = self.text.get(self.at..).unwrap_or_default();
+        match number::read(rest) {
+            Ok(read) => {
+                self.at += read.len;
+                self.wide |= read.wide;
+                Ok(Value::Number(read.number))
+            }
+            Err(reason) => Err(self.fault(reason)),
+        }
+    }
+}
+
+/// Length of the run of bytes that need no thought: ASCII but controls, `"`, `\` and DEL.
+///
+/// Eight bytes at a time: in each byte of `hits` the high bit says that this byte ends the run. A borrow can only
+/// reach bytes after a true hit, so the first one is exact.
+#[inline]
+fn plain_run(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word;
+    let mut run = 0;
+    let (words, tail) = bytes.as_chunks::<8>();
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        let hits = word.wrapping_sub(ONES * 0x20) & !word
+            | zero(word ^ (ONES * u64::from(b'"')))
+            | zero(word ^ (ONES * u64::from(b'\\')))
+            | zero(word ^ (ONES * 0x7f))
+            | word;
+        let hits = hits & HIGHS;
+        if hits != 0 {
+            return run + hits.trailing_zeros() as usize / 8;
+        }
+        run += 8;
+    }
+    let special = |b: &u8| matches!(b, 0..=0x1f | b'"' | b'\\' | 0x7f..);
+    run + tail.iter().position(special).unwrap_or(tail.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::fuzz;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn read(text: &str) -> Result<Value, Reason> {
+        parse(text, &JsonLimits::MAX).map(|p| p.value).map_err(|f| f.reason)
+    }
+
+    /// `\x{..}` as bytes.
+    fn unescape(text: &str) -> Vec<u8> {
+        let mut pieces = text.split("\\x{");
+        let mut bytes = pieces.next().unwrap().as_bytes().to_vec();
+        for piece in pieces {
+            let (hex, literal) = piece.split_once('}').unwrap();
+            bytes.extend((0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()));
+            bytes.extend(literal.as_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn d03_d05_d06_every_hostile_fixture_is_refused_for_its_reason() {
+        let lines = include_str!("../../tests/fixtures/event/refused.txt").lines();
+        let mut refused = 0;
+        for line in lines.filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            let (reason, text) = line.split_once('|').unwrap();
+            let told = parse_bytes(&unescape(text), &JsonLimits::MAX).map_err(|f| format!("{:?}", f.reason));
+            assert_eq!(told.map(|p| p.value), Err(reason.to_owned()), "{line}");
+            refused += 1;
+        }
+        assert!(refused > 90, "{refused}");
+    }
+
+    #[test]
+    fn what_is_json_is_read() {
+        let text = r#" { "a" : [ 1 , -2.5e3, true,false , null , "\"\\\/\t\n\r\u00e9\ud83d\ude00" ] ,"": {}, "b":[]}  "#;
+        assert_eq!(
+            read(text).unwrap(),
+            json!({"a": [1, -2500.0, true, false, null, "\"\\/\t\n\ré😀"], "": {}, "b": []})
+        );
+        assert_eq!(read("\"e\u{301}\"").unwrap(), json!("é"));
+        assert_eq!(read("0").unwrap(), json!(0));
+    }
+
+    #[test]
+    fn d04_json_nested_100_000_deep_is_refused() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let deep = open.repeat(100_000) + "1" + &close.repeat(100_000);
+            assert_eq!(read(&deep), Err(Reason::Depth(32)));
+            assert_eq!(read(&open.repeat(100_000)), Err(Reason::Depth(32)));
+            assert!(read(&(open.repeat(32) + "1" + &close.repeat(32))).is_ok());
+            assert_eq!(read(&(open.repeat(33) + "1" + &close.repeat(33))), Err(Reason::Depth(32)));
+        }
+    }
+
+    #[test]
+    fn d04_each_bound_holds_and_not_one_less() {
+        let list = |n: usize| format!("[{}]", vec!["0"; n].join(","));
+        assert!(read(&list(1_000)).is_ok());
+        assert_eq!(read(&list(1_001)), Err(Reason::Items(1_000)));
+        let object =
+            |n: usize| format!("{{{}}}", (0..n).map(|i| format!("\"{i}\":0")).collect::<Vec<_>>().join(","));
+        assert!(read(&object(256)).is_ok());
+        assert_eq!(read(&object(257)), Err(Reason::Members(256)));
+        let nodes = |n: usize| format!("[{}]", vec![list(999); n].join(","));
+        assert_eq!(read(&format!("[{},{}]", nodes(9), list(997))).map(|_| ()), Ok(()));
+        assert_eq!(read(&nodes(10)), Err(Reason::Nodes(10_000)));
+        let string = |n: usize| format!("\"{}\"", "a".repeat(n));
+        assert!(read(&string(65_536)).is_ok());
+        assert_eq!(read(&string(65_537)), Err(Reason::String(65_536)));
+        assert_eq!(read(&format!("{{{}:1}}", string(65_537))), Err(Reason::String(65_536)));
+        assert_eq!(read(&format!("\"{}\"", "\\n".repeat(65_537))), Err(Reason::String(65_536)));
+        // U+0344 is two characters in normal form C, of two bytes each.
+        assert_eq!(read(&format!("\"{}\"", "\u{344}".repeat(20_000))), Err(Reason::String(65_536)));
+        let low = JsonLimits { depth: 1, nodes: 3, string_bytes: 2, items: 2, members: 1 };
+        for (text, reason) in [
+            ("[[]]", Reason::Depth(1)),
+            ("[1,2,3]", Reason::Items(2)),
+            ("\"abc\"", Reason::String(2)),
+            ("{\"a\":1,\"b\":2}", Reason::Members(1)),
+        ] {
+            assert_eq!(parse(text, &low).map_err(|f| f.reason), Err(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn d11_a_fault_tells_its_place_and_never_a_value() {
+        let fault = parse(r#"{"a":[0,{"b/c~":["hunter2","\u0000"]}]}"#, &JsonLimits::MAX).unwrap_err();
+        assert_eq!((fault.pointer.as_str(), fault.offset), ("/a/1/b~1c~0/1", Some(28)));
+        assert!(!format!("{fault} {fault:?}").contains("hunter2"));
+        let long = format!("{{\"{}\":{{\"b\":!}}}}", "k".repeat(10_000));
+        assert_eq!(parse(&long, &JsonLimits::MAX).unwrap_err().pointer, "/…");
+    }
+
+    #[test]
+    fn the_plain_run_ends_at_the_first_byte_that_needs_thought() {
+        for special in [0_u8, 0x1f, b'"', b'\\', 0x7f, 0x80, 0xff] {
+            for at in 0..40 {
+                let mut bytes = vec![b' '; 40];
+                bytes[at] = special;
+                assert_eq!(plain_run(&bytes), at, "{special} at {at}");
+            }
+        }
+        assert_eq!(plain_run(&[b'!'; 19]), 19);
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_filter_map("finite", |f| serde_json::Number::from_f64(f).map(Value::Number)),
+            "\\PC*".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(6, 64, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::hash_map("\\PC{0,4}", inner, 0..6)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn d15_what_is_accepted_serde_json_reads_alike(value in any_json()) {
+            let text = value.to_string();
+            fuzz::strict_json(text.as_bytes());
+            let pretty = serde_json::to_string_pretty(&value).unwrap();
+            prop_assert_eq!(read(&pretty), read(&text));
+        }
+
+        #[test]
+        fn d15_damaged_json_is_read_alike_or_refused(value in any_json(), at: prop::sample::Index, byte: u8) {
+            let mut text = value.to_string().into_bytes();
+            let at = at.index(text.len());
+            text[at] = byte;
+            fuzz::strict_json(&text);
+        }
+
+        #[test]
+        fn d15_any_text_is_read_alike_or_refused(text in "[\\[\\]{}\",:0-9eE.+\\-\\\\utrfalsn ]{0,40}") {
+            fuzz::strict_json(text.as_bytes());
+        }
+    }
+}

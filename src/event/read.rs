@@ -1,0 +1,188 @@
+//! The body, unread until the caller may invoke the function, then read within bounds.
+//!
+//! INVARIANT (Unread): an [`UnreadBody`] offers nothing but its declared length; only this stage opens it.
+
+use std::{fmt, pin::Pin, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use http_body_util::{BodyExt, combinators::BoxBody};
+use hyper::body::Incoming;
+
+use super::error::EventError;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request's body that nobody has read.
+pub struct UnreadBody(Inner);
+
+enum Inner {
+    Incoming(Incoming),
+    Boxed(BoxBody<Bytes, BoxError>),
+}
+
+impl UnreadBody {
+    /// A body of any kind: what `dev` and tests send without a connection.
+    pub fn boxed<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + Sync + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self(Inner::Boxed(body.map_err(Into::into).boxed()))
+    }
+
+    /// A body of these bytes.
+    pub fn of(bytes: impl Into<Bytes>) -> Self {
+        Self::boxed(http_body_util::Full::new(bytes.into()))
+    }
+
+    /// Length as declared, in bytes: exact with a `Content-Length`, else unknown.
+    pub fn declared_bytes(&self) -> Option<u64> {
+        match &self.0 {
+            Inner::Incoming(body) => body.size_hint().exact(),
+            Inner::Boxed(body) => body.size_hint().exact(),
+        }
+    }
+
+    /// Whether it is known to have no bytes.
+    pub(super) fn is_empty(&self) -> bool {
+        self.declared_bytes() == Some(0)
+            || match &self.0 {
+                Inner::Incoming(body) => body.is_end_stream(),
+                Inner::Boxed(body) => body.is_end_stream(),
+            }
+    }
+
+    /// Reads it whole: at most `limit_bytes`, within `time`. More is never buffered.
+    pub(super) async fn read(self, limit_bytes: u64, time: Duration) -> Result<Bytes, EventError> {
+        if self.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let read = async {
+            match self.0 {
+                Inner::Incoming(body) => collect(body, limit_bytes).await,
+                Inner::Boxed(body) => collect(body, limit_bytes).await,
+            }
+        };
+        tokio::time::timeout(time, read).await.unwrap_or(Err(EventError::Timeout { after: time }))
+    }
+}
+
+impl From<Incoming> for UnreadBody {
+    fn from(body: Incoming) -> Self {
+        Self(Inner::Incoming(body))
+    }
+}
+
+impl fmt::Debug for UnreadBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UnreadBody(…)")
+    }
+}
+
+async fn collect<B>(mut body: B, limit: u64) -> Result<Bytes, EventError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    // Most bodies come in one piece, which then is the body.
+    let mut whole = Bytes::new();
+    let mut pieces: Option<BytesMut> = None;
+    while let Some(frame) = Pin::new(&mut body).frame().await {
+        let frame = frame.map_err(|e| EventError::BodyLost { source: e.into() })?;
+        // Trailers are not part of the event.
+        let Ok(data) = frame.into_data() else { continue };
+        let so_far = pieces.as_ref().map_or(whole.len(), BytesMut::len);
+        if so_far.saturating_add(data.len()) as u64 > limit {
+            return Err(EventError::TooLarge { limit });
+        }
+        match &mut pieces {
+            Some(pieces) => pieces.extend_from_slice(&data),
+            None if whole.is_empty() => whole = data,
+            None => {
+                let mut joined = BytesMut::with_capacity(whole.len() + data.len());
+                joined.extend_from_slice(&whole);
+                joined.extend_from_slice(&data);
+                pieces = Some(joined);
+            }
+        }
+    }
+    Ok(pieces.map_or(whole, BytesMut::freeze))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering},
+        },
+        task::{Context, Poll},
+    };
+
+    /// Chunks of 1 KiB without end; counts what it gave.
+    struct Endless(Arc<AtomicU64>);
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = std::io::Error;
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
+            self.0.fetch_add(1024, Ordering::Relaxed);
+            Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(&[b'x'; 1024])))))
+        }
+    }
+
+    struct Silent;
+
+    impl Body for Silent {
+        type Data = Bytes;
+        type Error = std::io::Error;
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn d01_chunks_without_end_are_refused_at_the_limit() {
+        let given = Arc::new(AtomicU64::new(0));
+        let body = UnreadBody::boxed(Endless(Arc::clone(&given)));
+        let refused = body.read(64 * 1024, Duration::from_secs(30)).await;
+        assert!(matches!(refused, Err(EventError::TooLarge { limit: 65_536 })), "{refused:?}");
+        assert_eq!(given.load(Ordering::Relaxed), 65 * 1024);
+    }
+
+    #[tokio::test]
+    async fn d01_a_body_that_never_comes_is_refused_in_time() {
+        let refused = UnreadBody::boxed(Silent).read(1024, Duration::from_millis(1)).await;
+        assert!(matches!(refused, Err(EventError::Timeout { .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn pieces_become_one_body() {
+        let chunks =
+            ["a", "", "bc", "d"].map(|c| Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from(c))));
+        let body = UnreadBody::boxed(Chunks(chunks.into_iter().collect()));
+        assert_eq!(body.read(4, Duration::from_secs(1)).await.unwrap(), "abcd");
+        assert_eq!(UnreadBody::of("abcd").read(4, Duration::from_secs(1)).await.unwrap(), "abcd");
+    }
+
+    struct Chunks(std::collections::VecDeque<Result<http_body::Frame<Bytes>, std::io::Error>>);
+
+    impl Body for Chunks {
+        type Data = Bytes;
+        type Error = std::io::Error;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
+            Poll::Ready(self.0.pop_front())
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! HTTP on the outside of the pipeline: routes in, status codes out. Nothing below this module knows either.
+
+pub mod health;
+pub mod headers;
+pub mod openapi;
+pub mod problem;
+pub mod route;
+
+use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, task::Poll, time::SystemTime};
+
+use ::http::{Request, Response, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tracing::error;
+
+use self::problem::{Code, Problem};
+use crate::{
+    authn::{Head, Received},
+    event::UnreadBody,
+    id::RequestId,
+    pipeline::{Gateway, Journal, Refusal},
+    record,
+    sandbox::Outcome,
+};
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// Its address; one from an IPv4 socket in IPv4 form.
+    pub client: IpAddr,
+    /// `1.2` or `1.3`.
+    pub tls: &'static str,
+}
+
+/// Answers one request, and never leaves one unanswered: a panic below becomes a 500 (hardening F29).
+pub async fn answer(gateway: Arc<Gateway>, peer: Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let now = SystemTime::now();
+    let request_id = gateway.next_request_id(now);
+    let mut response = match catch_panic(reply(&gateway, peer, request, request_id, now)).await {
+        Some(response) => response,
+        None => {
+            error!(request.id = %request_id, "a request ended in a panic");
+            Problem::plain(Code::Internal).response(request_id)
+        }
+    };
+    headers::finish(response.headers_mut(), request_id);
+    response
+}
+
+/// Route, invoke, record, reply. Nothing is answered before it is recorded (INVARIANT Told).
+async fn reply(
+    gateway: &Arc<Gateway>,
+    peer: Peer,
+    request: Request<Incoming>,
+    request_id: RequestId,
+    now: SystemTime,
+) -> Response<Full<Bytes>> {
+    let (parts, body) = request.into_parts();
+    let route = match route::route(parts.uri.path(), parts.uri.query()) {
+        Ok(route) => route,
+        Err(error) => {
+            let problem = Problem::from(error);
+            let refusal = record::Refusal {
+                request_id,
+                time: now,
+                client: peer.client,
+                status: problem.code.status().as_u16(),
+                code: problem.code.as_str(),
+                reason: "route",
+                detail: Some(error.to_string()),
+                tenant: None,
+            };
+            gateway.metrics().refused(problem.code.as_str());
+            gateway.audit().refused_unauthenticated(refusal).await;
+            return problem.response(request_id);
+        }
+    };
+    let offered = parts.headers.contains_key(header::AUTHORIZATION);
+    let received = Received {
+        request_id,
+        tenant: route.tenant,
+        function: route.function,
+        head: Head {
+            path: parts.uri.path().to_owned(),
+            method: parts.method,
+            rest: route.rest,
+            query: route.query,
+            headers: parts.headers,
+            client: peer.client,
+            tls: peer.tls,
+            now,
+        },
+        body: UnreadBody::from(body),
+    };
+    let mut journal = Journal::open(gateway, &received);
+    let result = gateway.invoke(received, &mut journal).await;
+    let (response, told) = match result {
+        Ok(outcome) => {
+            let response = success(outcome);
+            let status = response.status().as_u16();
+            (response, journal.close(status, "ok", None).await)
+        }
+        Err(refusal) => {
+            let problem = Problem { offered, ..Problem::from(&refusal) };
+            if problem.code == Code::Internal {
+                error!(request.id = %request_id, error = %refusal, "a fault of the gateway's own");
+            }
+            let told = journal.close(problem.code.status().as_u16(), problem.code.as_str(), Some(&refusal)).await;
+            (problem.response(request_id), told)
+        }
+    };
+    match told {
+        Ok(()) => response,
+        Err(error) => {
+            error!(request.id = %request_id, %error, "a request is refused because it could not be recorded");
+            Problem::from(&Refusal::from(error)).response(request_id)
+        }
+    }
+}
+
+fn success(outcome: Outcome) -> Response<Full<Bytes>> {
+    let (status, content_type, fields, body) = outcome.into_reply().into_parts();
+    let mut response = Response::new(Full::new(body));
+    // The sandbox's stage lets 200 to 599 through; all of them are statuses.
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = response.headers_mut();
+    for (name, value) in fields {
+        headers.append(name, value);
+    }
+    if let Some(content_type) = content_type {
+        headers.insert(header::CONTENT_TYPE, content_type);
+    }
+    response
+}
+
+/// The future's value, or `None` if it panicked. What it shares with other requests is not left half changed: those parts
+/// are atomics, or locks that a panic poisons and that recover.
+async fn catch_panic<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(move |context| {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
+}

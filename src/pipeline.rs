@@ -1,0 +1,143 @@
+//! The life of an invocation, in order. Each step takes the evidence of the step before by value, and only that step
+//! can make it: leaving one out is a type error (INVARIANT Evidence).
+
+mod build;
+mod journal;
+mod readiness;
+mod refusal;
+mod revision;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
+
+use arc_swap::ArcSwap;
+
+pub use self::{
+    build::{Builder, FaultyPlatform, known_names},
+    journal::Journal,
+    readiness::Readiness,
+    refusal::Refusal,
+    revision::{Function, Revision, Tenant},
+};
+use crate::{
+    authn::Received,
+    event::UnreadBody,
+    id::RequestId,
+    record::{AuditLog, Metrics},
+    sandbox::Outcome,
+    site::diagnostic::Diagnostic,
+};
+
+/// Everything that a request needs, shared by all of them without a lock.
+pub struct Gateway {
+    revision: ArcSwap<Revision>,
+    audit: AuditLog,
+    metrics: Arc<Metrics>,
+    /// Why the newest platform part is not in force.
+    platform_faults: ArcSwap<Vec<Diagnostic>>,
+    closing: AtomicBool,
+}
+
+impl Gateway {
+    /// A gateway that serves `revision` and records in `audit`.
+    pub fn new(revision: Arc<Revision>, audit: AuditLog, metrics: Arc<Metrics>) -> Arc<Self> {
+        metrics.revision(revision.id());
+        Arc::new(Self {
+            revision: ArcSwap::from(revision),
+            audit,
+            metrics,
+            platform_faults: ArcSwap::default(),
+            closing: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes one request through all five steps; `journal` learns what each of them found.
+    pub async fn invoke(
+        &self,
+        received: Received<UnreadBody>,
+        journal: &mut Journal,
+    ) -> Result<Outcome, Refusal> {
+        // The revision of the beginning is that of the end: a reload swaps the pointer, not what it points to.
+        let revision = self.revision.load_full();
+        let tenant = revision.tenant(&received.tenant)?;
+        journal.routed(tenant);
+
+        let authenticated = tenant.authenticator.authenticate(received).await?;
+        journal.authenticated(authenticated.caller());
+
+        let function = tenant.function(authenticated.function())?;
+        journal.found(function);
+
+        let authorized = function.authorizer.authorize(authenticated)?;
+        journal.authorized(authorized.decision());
+
+        let validated = function.events.validate(authorized).await?;
+        journal.validated(validated.event());
+
+        let outcome = function.runner.run(validated, &function.replies, journal.usage()).await?;
+        journal.ran(outcome.reply().body().len());
+        Ok(outcome)
+    }
+
+    /// The revision in force.
+    pub fn revision(&self) -> Arc<Revision> {
+        self.revision.load_full()
+    }
+
+    /// Puts another revision in force; requests in flight finish on the one they began with.
+    pub fn swap(&self, revision: Arc<Revision>) {
+        self.metrics.revision(revision.id());
+        self.revision.store(revision);
+        self.platform_faults.store(Arc::default());
+    }
+
+    /// Keeps the revision in force, and tells why a newer one is not.
+    pub fn keep(&self, faults: Vec<Diagnostic>) {
+        self.platform_faults.store(Arc::new(faults));
+    }
+
+    /// Why the newest platform part is not in force.
+    pub fn platform_faults(&self) -> Arc<Vec<Diagnostic>> {
+        self.platform_faults.load_full()
+    }
+
+    /// No longer ready: a balancer should look elsewhere. Requests are served all the same.
+    pub fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is about to end.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Where invocations are recorded.
+    pub fn audit(&self) -> &AuditLog {
+        &self.audit
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// All metrics, those of the audit log brought up to date.
+    pub fn metrics_text(&self) -> String {
+        self.metrics.audit(self.audit.stats());
+        self.metrics.encode()
+    }
+
+    /// A fresh id for a request that arrived at `now`.
+    pub fn next_request_id(&self, now: SystemTime) -> RequestId {
+        let unix_ms = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let mut entropy = [0; 16];
+        // Without randomness ids would repeat within a millisecond, which costs uniqueness but no secret.
+        let _ = aws_lc_rs::rand::fill(&mut entropy);
+        RequestId::new(unix_ms, u128::from_le_bytes(entropy))
+    }
+}

@@ -1,0 +1,291 @@
+//! From a site as written to a revision as meant. Whatever can fail does so here, before it is in force.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    thread,
+};
+
+use super::revision::{Function, Part, Revision, Tenant};
+use crate::{
+    authn::{self, Authenticator, DevKeys, Revocations},
+    authz::{Authorizer, KnownNames, Platform, TenantPolicies, run_trials},
+    event::{BodyBounds, EventRules, ReplyRules, Written},
+    id::TenantName,
+    record::Metrics,
+    sandbox::Sandbox,
+    site::{
+        FunctionSources, Site, TenantSources,
+        config::ServerConfig,
+        diagnostic::{Diagnostic, Source},
+        limits::Limits,
+        manifest::RawLimits,
+        units::Bytes,
+    },
+};
+
+/// What revisions are built with: it outlives them all.
+pub struct Builder {
+    /// Compiles and runs components.
+    pub sandbox: Arc<Sandbox>,
+    /// Verified tokens and remote key sets.
+    pub shared: Arc<authn::Shared>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether issuers of local work are taken.
+    pub development: bool,
+}
+
+/// A platform part that cannot be in force, and why.
+#[derive(Debug)]
+pub struct FaultyPlatform(pub Vec<Diagnostic>);
+
+impl Builder {
+    /// Builds a revision. A tenant's faulty part leaves `previous`'s in force; a faulty platform part refuses all.
+    ///
+    /// Gives the platform's warnings beside the revision; those of tenants are in their parts.
+    pub fn build(
+        &self,
+        site: &Site,
+        previous: Option<&Revision>,
+    ) -> Result<(Arc<Revision>, Vec<Diagnostic>), FaultyPlatform> {
+        let mut diagnostics = site.platform.diagnostics.clone();
+        diagnostics.extend(site.strays.values().cloned().map(stray));
+        let unchanged = previous.filter(|revision| revision.platform_fingerprint == site.platform.fingerprint);
+        let platform = match unchanged {
+            Some(revision) => Some(Arc::clone(&revision.platform)),
+            None => {
+                let (platform, told) = Platform::compile(&site.platform.schema, &site.platform.guardrails);
+                diagnostics.extend(told);
+                platform
+            }
+        };
+        let faulty = site.platform.is_faulty();
+        let Some(platform) = platform.filter(|_| !faulty) else { return Err(FaultyPlatform(diagnostics)) };
+        let names = site.tenants.iter().map(|(name, tenant)| (name.clone(), tenant.functions.keys().cloned().collect()));
+        diagnostics.extend(platform.unknown_names(&names.collect()));
+
+        let tenants: Vec<(&TenantName, &Arc<TenantSources>)> = site.tenants.iter().collect();
+        let workers = thread::available_parallelism().map_or(1, |n| n.get());
+        let share = tenants.len().div_ceil(workers).max(1);
+        let build = |(name, sources): &(&TenantName, &Arc<TenantSources>)| {
+            let old = previous.and_then(|revision| revision.tenants.get(*name));
+            let kept = unchanged.and(old).filter(|part| part.fingerprint == sources.fingerprint);
+            let part = match kept {
+                Some(part) => part.clone(),
+                None => self.part(sources, &platform, &site.platform.config, site, old),
+            };
+            revoke(&part, sources);
+            ((*name).clone(), part)
+        };
+        let parts: HashMap<TenantName, Part> = thread::scope(|scope| {
+            let shares: Vec<_> = tenants
+                .chunks(share)
+                .map(|tenants| scope.spawn(|| tenants.iter().map(build).collect::<Vec<_>>()))
+                .collect();
+            shares
+                .into_iter()
+                .flat_map(|share| share.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        });
+        let id: String = site.fingerprint.to_string().chars().take(REVISION_CHARS).collect();
+        let revision = Revision {
+            id: id.into(),
+            platform,
+            platform_fingerprint: site.platform.fingerprint,
+            tenants: parts,
+        };
+        Ok((Arc::new(revision), diagnostics))
+    }
+
+    fn part(
+        &self,
+        sources: &TenantSources,
+        platform: &Arc<Platform>,
+        config: &ServerConfig,
+        site: &Site,
+        old: Option<&Part>,
+    ) -> Part {
+        let mut diagnostics = sources.diagnostics.clone();
+        let tenant = self.tenant(sources, platform, config, site, &mut diagnostics);
+        let sound = !diagnostics.iter().any(Diagnostic::is_fault);
+        let serving = match tenant.filter(|_| sound) {
+            Some(tenant) => Some(Arc::new(tenant)),
+            None => old.and_then(|part| part.serving.clone()),
+        };
+        Part { serving, diagnostics: diagnostics.into(), fingerprint: sources.fingerprint }
+    }
+
+    /// Every stage compiles its own, and all of them tell what is wrong, however many are.
+    fn tenant(
+        &self,
+        sources: &TenantSources,
+        platform: &Arc<Platform>,
+        config: &ServerConfig,
+        site: &Site,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Option<Tenant> {
+        let raw = sources.raw.as_ref()?;
+        let files = |path: &str| {
+            let path = raw.issuers.iter().map(|issuer| &issuer.get_ref().keys).find(|keys| keys.get_ref() == path)?;
+            sources.open_text(path, KEY_SET_BYTES).ok()
+        };
+        let dev_files = |name: &str| {
+            let path = format!("{}/{name}", authn::dev::DIRECTORY);
+            std::fs::read_to_string(site.dir.join(&path)).ok().map(|text| Source::new(path, text))
+        };
+        let dev = if self.development { DevKeys::Allowed(&dev_files) } else { DevKeys::Refused };
+        let (authenticator, told) =
+            Authenticator::compile(&sources.name, raw, &sources.toml, &files, dev, &self.shared);
+        diagnostics.extend(told);
+        let revocations = sources.revoked.as_ref().map(Revocations::parse).transpose();
+        let revocations = revocations.unwrap_or_else(|fault| {
+            diagnostics.push(fault);
+            None
+        });
+
+        let known = known_names(sources, raw);
+        let (policies, told) = TenantPolicies::compile(platform, &sources.name, &sources.policies, &known);
+        diagnostics.extend(told);
+        if let (Some(policies), Some(tests)) = (&policies, &sources.tests) {
+            diagnostics.extend(run_trials(policies, &known, tests).diagnostics);
+        }
+        if let Some(policies) = &policies {
+            for id in policies.uncallable(known.functions.keys()) {
+                let file = sources.functions.get(&id.function).map(|function| &function.toml);
+                let warning = Diagnostic::warning(format!("no policy permits anybody to invoke `{id}`"))
+                    .hint(format!("a `permit` in `policies/{}/` makes it callable", sources.name));
+                diagnostics.push(match file {
+                    Some(file) => warning.in_file(file),
+                    None => warning,
+                });
+            }
+        }
+        let mut functions = HashMap::with_capacity(sources.functions.len());
+        for (name, function) in &sources.functions {
+            if let Some(function) = self.function(function, policies.as_ref(), config, &raw.ceilings, diagnostics) {
+                functions.insert(name.clone(), Arc::new(function));
+            }
+        }
+        let authenticator = authenticator?;
+        authenticator.revoke(revocations.unwrap_or_default());
+        Some(Tenant {
+            name: sources.name.clone(),
+            revision: sources.fingerprint.to_string().chars().take(REVISION_CHARS).collect::<String>().into(),
+            authenticator,
+            policies: policies?,
+            known,
+            redact: raw.redact.iter().map(|tag| tag.get_ref().as_str().into()).collect(),
+            functions,
+        })
+    }
+
+    fn function(
+        &self,
+        sources: &FunctionSources,
+        policies: Option<&Arc<TenantPolicies>>,
+        config: &ServerConfig,
+        ceilings: &RawLimits,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Option<Function> {
+        let manifest = sources.raw.as_ref()?;
+        let limits = Limits::in_force(config, ceilings, manifest);
+        let mut schema = |named: Option<&toml::Spanned<String>>| match sources.open_text(named?, SCHEMA_BYTES) {
+            Ok(source) => Some(source),
+            Err(fault) => {
+                diagnostics.push(fault);
+                None
+            }
+        };
+        let event = schema(manifest.event.schema.as_ref());
+        let query = schema(manifest.event.query.as_ref());
+        let response = schema(manifest.response.schema.as_ref());
+        let written = Written {
+            function: &sources.id,
+            manifest,
+            manifest_source: &sources.toml,
+            event_schema: event.as_ref(),
+            query_schema: query.as_ref(),
+            response_schema: response.as_ref(),
+        };
+        let most = BodyBounds { max_bytes: limits.event.value.0, time: config.server.request_timeout.0 };
+        let (events, told) = EventRules::compile(written, most);
+        diagnostics.extend(told);
+        let (replies, told) = ReplyRules::compile(written, limits.response.value.0);
+        diagnostics.extend(told);
+        let component = match sources.open(&manifest.component, config.sandbox.component) {
+            Ok(bytes) => {
+                let origin = sources.dir().join(manifest.component.get_ref());
+                match self.sandbox.admit(&bytes, Some(&origin)) {
+                    Ok(component) => Some(component),
+                    Err(error) => {
+                        let fault = Diagnostic::fault(told_with_causes(&error)).at(&sources.toml, manifest.component.span());
+                        diagnostics.push(fault.hint("`sandgate function inspect` shows what a component needs"));
+                        None
+                    }
+                }
+            }
+            Err(fault) => {
+                diagnostics.push(fault);
+                None
+            }
+        };
+        let labels = manifest.labels.iter().map(|label| label.get_ref().as_str().into()).collect();
+        Some(Function {
+            id: sources.id.clone(),
+            manifest: Arc::clone(manifest),
+            authorizer: Authorizer::new(policies?, sources.id.function.clone(), labels),
+            events: events?,
+            replies: replies?,
+            runner: self.sandbox.runner(&sources.id.tenant, component?, limits),
+            metrics: self.metrics.function(&sources.id.tenant, &sources.id.function),
+        })
+    }
+}
+
+/// Puts a tenant's revocations in force, whatever became of the rest of its part.
+///
+/// A file that cannot be read leaves those of before in force, and is told.
+pub(super) fn revoke(part: &Part, sources: &TenantSources) {
+    let Some(tenant) = &part.serving else { return };
+    match sources.revoked.as_ref().map(Revocations::parse).transpose() {
+        Ok(revocations) => tenant.authenticator.revoke(revocations.unwrap_or_default()),
+        Err(fault) => tracing::error!(tenant.id = %sources.name, "{}", fault.one_line()),
+    }
+}
+
+/// What exists at a tenant, for its policies.
+pub fn known_names(sources: &TenantSources, raw: &crate::site::tenant::RawTenant) -> KnownNames {
+    let labels = |function: &FunctionSources| -> BTreeSet<Arc<str>> {
+        let labels = function.raw.iter().flat_map(|manifest| &manifest.labels);
+        labels.map(|label| label.get_ref().as_str().into()).collect()
+    };
+    KnownNames {
+        functions: sources.functions.iter().map(|(name, function)| (name.clone(), labels(function))).collect(),
+        tags: Some(raw.issuers.iter().flat_map(|issuer| issuer.get_ref().tags.keys().cloned()).collect()),
+    }
+}
+
+/// A folder that belongs to nobody is told, but nobody's part is faulty for it.
+fn stray(mut diagnostic: Diagnostic) -> Diagnostic {
+    diagnostic.severity = crate::site::diagnostic::Severity::Warning;
+    diagnostic
+}
+
+fn told_with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Enough of a fingerprint to tell revisions apart, short enough to read out.
+const REVISION_CHARS: usize = 16;
+/// Largest key set in a file, in bytes: as large as one that is fetched may be (hardening A18).
+const KEY_SET_BYTES: Bytes = Bytes(256 << 10);
+/// Largest schema, in bytes.
+const SCHEMA_BYTES: Bytes = Bytes(256 << 10);

@@ -1,0 +1,366 @@
+//! What becomes known of a request on its way, and the record that it ends in.
+//!
+//! INVARIANT (Told): a journal that is dropped before it was closed, because the client went away and took the
+//! request's task with it, closes itself.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{Gateway, Refusal, revision::{Function, Tenant}};
+use crate::{
+    authn::{Caller, Received},
+    authz::{Decision, Reads},
+    event::{Event, EventError, Signal},
+    id::{FunctionName, RequestId, TenantName},
+    record::{
+        self, AuditError, CallerEntry, DecisionEntry, LimitHit, Outcome, Pairs, Record, SetBy, SignalEntry, Stage,
+        Start,
+    },
+    sandbox::{self, LimitValue, Usage},
+};
+
+/// Status and code of a reply that nobody was there to receive; 499 is what access logs of other servers say too.
+const CLIENT_GONE: (u16, &str) = (499, "client_gone");
+
+/// Notes of one request; ends in its record.
+pub struct Journal {
+    gateway: Arc<Gateway>,
+    /// `None` once closed.
+    notes: Option<Box<Notes>>,
+}
+
+struct Notes {
+    request_id: RequestId,
+    tenant_name: TenantName,
+    function_name: FunctionName,
+    arrived: SystemTime,
+    started: Instant,
+    stage: Stage,
+    stage_started: Instant,
+    client: IpAddr,
+    tls: &'static str,
+    method: http::Method,
+    path: String,
+    bytes_declared: Option<u64>,
+    tenant: Option<Arc<Tenant>>,
+    function: Option<Arc<Function>>,
+    caller: Option<Arc<Caller>>,
+    decision: Option<Decision>,
+    signals: Vec<Signal>,
+    bytes_in: u64,
+    bytes_out: u64,
+    usage: Usage,
+    ran: bool,
+}
+
+impl Journal {
+    /// Opens the journal of a request.
+    pub fn open<B>(gateway: &Arc<Gateway>, received: &Received<B>) -> Self {
+        let now = Instant::now();
+        let head = &received.head;
+        let length = head.headers.get(http::header::CONTENT_LENGTH);
+        let notes = Notes {
+            request_id: received.request_id,
+            tenant_name: received.tenant.clone(),
+            function_name: received.function.clone(),
+            arrived: head.now,
+            started: now,
+            stage: Stage::Route,
+            stage_started: now,
+            client: head.client,
+            tls: head.tls,
+            method: head.method.clone(),
+            path: head.path.clone(),
+            bytes_declared: length.and_then(|value| value.to_str().ok()?.parse().ok()),
+            tenant: None,
+            function: None,
+            caller: None,
+            decision: None,
+            signals: Vec::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+            usage: Usage::default(),
+            ran: false,
+        };
+        Self { gateway: Arc::clone(gateway), notes: Some(Box::new(notes)) }
+    }
+
+    /// The tenant is known; next: who asks.
+    pub(super) fn routed(&mut self, tenant: &Arc<Tenant>) {
+        self.note(Stage::Authenticate, |notes| notes.tenant = Some(Arc::clone(tenant)));
+    }
+
+    /// The caller is known; next: may they.
+    pub(super) fn authenticated(&mut self, caller: &Arc<Caller>) {
+        self.note(Stage::Authorize, |notes| notes.caller = Some(Arc::clone(caller)));
+    }
+
+    /// The function is known.
+    pub(super) fn found(&mut self, function: &Arc<Function>) {
+        if let Some(notes) = &mut self.notes {
+            notes.function = Some(Arc::clone(function));
+        }
+    }
+
+    /// Policy allows it; next: is it an event.
+    pub(super) fn authorized(&mut self, decision: &Decision) {
+        self.note(Stage::Validate, |notes| notes.decision = Some(decision.clone()));
+    }
+
+    /// It is an event; next: run.
+    pub(super) fn validated(&mut self, event: &Event) {
+        self.note(Stage::Run, |notes| {
+            notes.bytes_in = event.bytes_in();
+            notes.signals = event.signals().to_vec();
+            notes.ran = true;
+        });
+    }
+
+    /// What the sandbox uses up, whether or not there is a reply.
+    pub(super) fn usage(&mut self) -> &mut Usage {
+        // A closed journal is gone: `close` takes it by value.
+        &mut self.notes.get_or_insert_with(|| unreachable!("a journal is open until it is closed")).usage
+    }
+
+    /// There is a reply; next: send it.
+    pub(super) fn ran(&mut self, bytes_out: usize) {
+        self.note(Stage::Reply, |notes| notes.bytes_out = bytes_out as u64);
+    }
+
+    fn note(&mut self, next: Stage, what: impl FnOnce(&mut Notes)) {
+        let Some(notes) = &mut self.notes else { return };
+        let now = Instant::now();
+        self.gateway.metrics().stage(notes.stage, now - notes.stage_started);
+        notes.stage = next;
+        notes.stage_started = now;
+        what(notes);
+    }
+
+    /// Records how it ended; only then may the reply go. `refusal` is why there is no reply of a function's.
+    pub async fn close(mut self, status: u16, code: &'static str, refusal: Option<&Refusal>) -> Result<(), AuditError> {
+        let Some(notes) = self.notes.take() else { return Ok(()) };
+        let reason = refusal.map(|refusal| Reason::of(refusal));
+        let gateway = Arc::clone(&self.gateway);
+        notes.tell(gateway, status, code, reason).await
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        let Some(notes) = self.notes.take() else { return };
+        let gateway = Arc::clone(&self.gateway);
+        // Without a runtime the process is ending, and its connections with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let (status, code) = CLIENT_GONE;
+                if let Err(error) = notes.tell(gateway, status, code, None).await {
+                    tracing::error!(%error, "a request whose client went away could not be recorded");
+                }
+            });
+        }
+    }
+}
+
+/// Why a request was refused, in an operator's terms.
+struct Reason {
+    /// A word of ours, of which there are few: for aggregates.
+    word: &'static str,
+    /// The whole chain of causes.
+    text: String,
+    decision: Option<Decision>,
+    signals: Vec<Signal>,
+}
+
+impl Reason {
+    fn of(refusal: &Refusal) -> Self {
+        let mut text = refusal.to_string();
+        let mut cause = std::error::Error::source(refusal);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        let word = match refusal {
+            Refusal::UnknownTenant(_) => "unknown tenant",
+            Refusal::FaultyTenant(_) => "faulty tenant",
+            Refusal::Authn(error) => error.check().name(),
+            _ => "refused",
+        };
+        let decision = match refusal {
+            Refusal::Authz(error) => error.decision().cloned(),
+            _ => None,
+        };
+        let signals = match refusal {
+            Refusal::Event(EventError::Injection { signals }) => signals.clone(),
+            _ => Vec::new(),
+        };
+        Self { word, text, decision, signals }
+    }
+}
+
+impl Notes {
+    async fn tell(
+        self: Box<Self>,
+        gateway: Arc<Gateway>,
+        status: u16,
+        code: &'static str,
+        reason: Option<Reason>,
+    ) -> Result<(), AuditError> {
+        let metrics = gateway.metrics();
+        metrics.stage(self.stage, self.stage_started.elapsed());
+        match &self.function {
+            Some(function) => function.metrics.invoked(code, self.usage.cpu),
+            None => metrics.refused(code),
+        }
+        let Some(caller) = self.caller.clone() else {
+            let reason = reason.unwrap_or_else(|| Reason {
+                word: "client gone",
+                text: String::new(),
+                decision: None,
+                signals: Vec::new(),
+            });
+            let refusal = record::Refusal {
+                request_id: self.request_id,
+                time: self.arrived,
+                client: self.client,
+                status,
+                code,
+                reason: reason.word,
+                detail: Some(reason.text).filter(|text| !text.is_empty()),
+                // A name that the site does not have is the caller's text, and as many as it likes.
+                tenant: self.tenant.as_ref().map(|tenant| tenant.name.clone()),
+            };
+            gateway.audit().refused_unauthenticated(refusal).await;
+            return Ok(());
+        };
+        let record = self.record(&gateway, &caller, status, code, reason);
+        if record.decision.as_ref().is_some_and(|decision| !decision.errors.is_empty()) {
+            gateway.metrics().evaluation_error(&record.tenant);
+        }
+        gateway.audit().append(record).await.map(drop)
+    }
+
+    fn record(
+        self,
+        gateway: &Gateway,
+        caller: &Caller,
+        status: u16,
+        code: &'static str,
+        reason: Option<Reason>,
+    ) -> Record {
+        let (reason, denied, blocked) = match reason {
+            Some(reason) => (Some(reason.text), reason.decision, reason.signals),
+            None => (None, None, Vec::new()),
+        };
+        let decision = self.decision.clone().or(denied);
+        let reads = decision.as_ref().map(|decision| Arc::clone(&decision.reads));
+        let signals = if blocked.is_empty() { &self.signals } else { &blocked };
+        Record {
+            request_id: self.request_id,
+            time: self.arrived,
+            revision: self.tenant.as_ref().map_or_else(|| "".into(), |tenant| Arc::clone(&tenant.revision)),
+            tenant: self.tenant_name.clone(),
+            function: self.function_name.clone(),
+            caller: CallerEntry {
+                id: caller.id().into(),
+                roles: caller.roles().iter().map(|role| role.as_str().into()).collect(),
+                scopes: caller.scopes().iter().map(|scope| scope.as_str().into()).collect(),
+                tags: reads.as_ref().map(|reads| self.tags(gateway, caller, reads)).unwrap_or_default(),
+            },
+            context: reads.as_ref().map(|reads| self.context(caller, reads)).unwrap_or_default(),
+            via: Vec::new(),
+            stage: self.stage,
+            outcome: Outcome {
+                status,
+                code,
+                reason,
+                policy_codes: decision.as_ref().map(|decision| decision.codes.clone()).unwrap_or_default(),
+            },
+            decision: decision.map(|decision| DecisionEntry {
+                allowed: decision.allowed,
+                policies: decision.policies,
+                errors: decision.errors.iter().map(|e| format!("{}: {}", e.policy, e.message).into()).collect(),
+            }),
+            grants: Vec::new(),
+            signals: signals
+                .iter()
+                .map(|signal| SignalEntry { pointer: signal.pointer.as_str().into(), kind: signal.kind.as_str() })
+                .collect(),
+            limits: self.usage.hits.iter().map(limit_hit).collect(),
+            cpu_us: micros(self.usage.cpu),
+            wall_us: micros(self.started.elapsed()),
+            peak_memory: self.usage.peak_memory,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            start: self.ran.then_some(if self.usage.cold { Start::Cold } else { Start::Warm }),
+        }
+    }
+
+    /// Only the tags that the slice reads; those under `redact` as keyed hashes.
+    fn tags(&self, gateway: &Gateway, caller: &Caller, reads: &Reads) -> Pairs {
+        let redact = self.tenant.as_ref().map_or(&[][..], |tenant| &tenant.redact);
+        let shown = caller.tags().iter().filter(|(name, _)| reads.tags.contains(name.as_str()));
+        shown
+            .map(|(name, value)| {
+                let value = if redact.iter().any(|redacted| **redacted == **name) {
+                    gateway.audit().redactor().hash(&self.tenant_name, name, value)
+                } else {
+                    value.as_str().into()
+                };
+                (name.as_str().into(), value)
+            })
+            .collect()
+    }
+
+    /// Only the circumstances that the slice reads, and that the record does not hold anyway.
+    fn context(&self, caller: &Caller, reads: &Reads) -> Pairs {
+        let mut pairs = Pairs::new();
+        for field in &reads.context {
+            let value: Arc<str> = match &**field {
+                "method" => self.method.as_str().into(),
+                "path" => self.path.as_str().into(),
+                "tls" => self.tls.into(),
+                "client" => self.client.to_string().into(),
+                "binding" => caller.binding().into(),
+                "bytes" => match self.bytes_declared {
+                    Some(bytes) => bytes.to_string().into(),
+                    None => continue,
+                },
+                "authenticatedAt" => match caller.authenticated_at() {
+                    Some(at) => unix_ms(at).to_string().into(),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            pairs.push(((&**field).into(), value));
+        }
+        pairs
+    }
+}
+
+fn limit_hit(hit: &sandbox::LimitHit) -> LimitHit {
+    LimitHit {
+        name: hit.name.as_str(),
+        value: match hit.value {
+            LimitValue::Time(span) => u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX),
+            LimitValue::Size(bytes) => bytes.0,
+            LimitValue::Count(count) => u64::from(count),
+        },
+        set_by: match hit.set_by {
+            sandbox::SetBy::Platform => SetBy::Platform,
+            sandbox::SetBy::Tenant => SetBy::Tenant,
+            sandbox::SetBy::Function => SetBy::Function,
+        },
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

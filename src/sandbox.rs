@@ -1,0 +1,128 @@
+//! Runs functions: strangers' code, in this process, on behalf of strangers.
+//!
+//! A *component* is what a tenant wrote, compiled; an *instance* is one live copy of it, which serves one invocation and is
+//! dropped (invariant **Alone**). A guest reaches nothing but its own memory: what it may ever reach is an import, and the
+//! linker that resolves imports is built from capabilities, of which there are none yet. What it may use up has a named limit
+//! each (invariant **Bounded**); what it answers is checked like any input.
+//!
+//! This is the only user of `wasmtime`.
+
+mod artefact;
+mod compile;
+mod engine;
+mod evidence;
+mod inspect;
+mod layout;
+mod limits;
+mod outcome;
+mod pool;
+mod run;
+mod watch;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+pub use artefact::{ArtefactError, ArtefactStore, Digest};
+pub use compile::{AdmissionError, AdmissionLimits, Component};
+pub use engine::PoolLimits;
+pub use inspect::{Inspection, World, inspect};
+pub use layout::{Layout, LayoutError, LayoutLimits};
+pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy};
+pub use evidence::Outcome;
+pub use outcome::{Overload, SandboxError, StartError, Usage};
+pub use run::Runner;
+pub use world::{Breach, CallerInput, EventInput, Reply, SignalInput};
+
+use crate::id::TenantName;
+use compile::Compiler;
+use engine::Ticker;
+use pool::CpuPool;
+use run::Gate;
+
+/// How the sandbox is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The instance pool.
+    pub pool: PoolLimits,
+    /// What is offered to the compiler.
+    pub admission: AdmissionLimits,
+    /// Where artefacts are kept; without it they live as long as the process.
+    pub data_dir: Option<PathBuf>,
+    /// Threads for guests that compute.
+    pub cpu_threads: NonZeroUsize,
+    /// Invocations that may wait for those threads; half of them for one tenant.
+    pub cpu_queue: usize,
+}
+
+impl Default for Settings {
+    /// A thread for each core, and a queue that one core serves in 1.6 s if every guest uses its 50 ms.
+    fn default() -> Self {
+        let cpu_threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Self {
+            pool: PoolLimits::default(),
+            admission: AdmissionLimits::default(),
+            data_dir: None,
+            cpu_threads,
+            cpu_queue: 32 * cpu_threads.get(),
+        }
+    }
+}
+
+/// The engine with its threads and components: one for each process.
+pub struct Sandbox {
+    compiler: Arc<Compiler>,
+    cpu: CpuPool,
+    instances: Gate,
+    _ticker: Ticker,
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("cpu", &self.cpu)
+            .field("instances", &self.instances)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sandbox {
+    /// Starts the engine, its tick and its threads.
+    pub fn start(settings: &Settings) -> Result<Arc<Self>, StartError> {
+        let engine = engine::engine(&settings.pool)?;
+        let artefacts =
+            settings.data_dir.as_deref().map(|dir| ArtefactStore::open(dir, &engine)).transpose()?;
+        Ok(Arc::new(Self {
+            cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
+            instances: Gate::new(settings.pool.instances),
+            _ticker: Ticker::start(&engine)?,
+            compiler: Compiler::new(engine, artefacts, settings.admission),
+        }))
+    }
+
+    /// Admits a component, binary or text; the same bytes are the same component for everyone.
+    ///
+    /// Blocks while it compiles, which no limit can interrupt: call it from a thread that may wait. `origin` is where the bytes
+    /// can be read again should the artefact store lose what it has.
+    pub fn admit(&self, bytes: &[u8], origin: Option<&Path>) -> Result<Arc<Component>, AdmissionError> {
+        self.compiler.admit(bytes, origin)
+    }
+
+    /// A runner for one function. `tenant` takes its turn in the queue for threads.
+    pub fn runner(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        component: Arc<Component>,
+        limits: Limits,
+    ) -> Runner {
+        Runner::new(Arc::clone(self), tenant.as_str(), component, limits)
+    }
+}

@@ -1,0 +1,316 @@
+//! From the bytes that an author wrote to something that can be instantiated.
+//!
+//! A component is *admitted* once: bounded, compiled, found to import nothing that the manifest did not ask for and to export
+//! exactly the handler. The same bytes are admitted once for all who use them, and once for as long as the artefact store
+//! keeps them; an artefact in the store is a component that was admitted.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+};
+
+use wasmtime::{
+    Engine,
+    component::{self, Linker},
+};
+
+use super::{
+    artefact::{ArtefactError, ArtefactStore, Digest},
+    layout::{self, LayoutError, LayoutLimits},
+    run::State,
+    world::{self, FunctionPre, HANDLER},
+};
+
+/// Upper bounds for what is offered to the compiler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmissionLimits {
+    /// Size of a binary component.
+    pub binary_bytes: usize,
+    /// Size of component text, which is for small and hand-written ones.
+    pub text_bytes: usize,
+    /// What may be in it.
+    pub layout: LayoutLimits,
+}
+
+impl Default for AdmissionLimits {
+    fn default() -> Self {
+        Self { binary_bytes: 32 << 20, text_bytes: 1 << 20, layout: LayoutLimits::default() }
+    }
+}
+
+/// Why a component is not admitted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmissionError {
+    /// Too large for its form.
+    #[error("the {form} component has {bytes} bytes, of {limit} allowed")]
+    TooLarge {
+        /// `binary` or `text`.
+        form: &'static str,
+        /// How large.
+        bytes: usize,
+        /// Of how much.
+        limit: usize,
+    },
+    /// The text does not parse; the message has line, column and the line itself.
+    #[error("the component text does not parse: {message}")]
+    Text {
+        /// The parser's words.
+        message: String,
+    },
+    /// Not a component, or too much in it.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Not valid, or beyond what the pool can hold.
+    #[error("the component is not valid here: {reason}")]
+    Invalid {
+        /// The compiler's words.
+        reason: String,
+    },
+    /// An import that nothing was declared for.
+    #[error("the component imports `{import}`, which its manifest does not declare")]
+    Import {
+        /// Its name.
+        import: String,
+    },
+    /// No handler.
+    #[error("the component does not export `{HANDLER}`")]
+    NoHandler,
+    /// A handler of other types.
+    #[error("the export `{HANDLER}` is not the world's: {reason}")]
+    HandlerType {
+        /// Where the types part.
+        reason: String,
+    },
+    /// The file was changed since it was admitted.
+    #[error("`{path}` is no longer the component that was admitted")]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The component is neither stored nor where it came from.
+    #[error("the component is no longer available")]
+    Gone {
+        /// Why the stored artefact did not serve.
+        #[source]
+        source: Option<ArtefactError>,
+    },
+}
+
+/// A component that was admitted. Loaded when it is first called.
+pub struct Component {
+    digest: Digest,
+    origin: Option<PathBuf>,
+    compiler: Arc<Compiler>,
+    loaded: OnceLock<Loaded>,
+    /// One thread loads; the others wait for it.
+    loading: Mutex<()>,
+}
+
+impl fmt::Debug for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Component")
+            .field("digest", &self.digest)
+            .field("loaded", &self.ready().is_some())
+            .finish()
+    }
+}
+
+/// Machine code with its imports resolved, ready to be instantiated.
+pub(super) struct Loaded {
+    pub(super) pre: FunctionPre<State>,
+}
+
+impl Component {
+    /// SHA-256 of the file.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.compiler.engine
+    }
+
+    /// What can be instantiated, if it is loaded.
+    pub(super) fn ready(&self) -> Option<&Loaded> {
+        self.loaded.get()
+    }
+
+    /// Loads the component unless it is loaded. Blocks: reads files, and compiles if the store lost the artefact.
+    pub(super) fn load(&self) -> Result<&Loaded, AdmissionError> {
+        self.load_or(|| {
+            let stored = self.compiler.artefacts.as_ref().map(|store| store.load(&self.digest, self.engine()));
+            let source = match stored {
+                Some(Ok(component)) => return self.compiler.link(&component),
+                Some(Err(error)) => Some(error),
+                None => None,
+            };
+            if let Some(error) = &source {
+                tracing::warn!(component.digest = %self.digest, error = %error, "a stored artefact was not used");
+                // The next admission compiles; what cannot be removed is refused again.
+                self.compiler.artefacts.iter().for_each(|store| store.discard(&self.digest));
+            }
+            let Some(path) = &self.origin else { return Err(AdmissionError::Gone { source }) };
+            let limit = self.compiler.limits.binary_bytes;
+            let bytes = read_bounded(path, limit).map_err(|_| AdmissionError::Gone { source })?;
+            if Digest::of(&bytes) != self.digest {
+                return Err(AdmissionError::Changed { path: path.clone() });
+            }
+            self.compiler.compile(&self.digest, &bytes)
+        })
+    }
+
+    fn load_or(
+        &self,
+        make: impl FnOnce() -> Result<Loaded, AdmissionError>,
+    ) -> Result<&Loaded, AdmissionError> {
+        let _one = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        let loaded = make()?;
+        Ok(self.loaded.get_or_init(|| loaded))
+    }
+}
+
+/// Admits components, and knows which ones are in use.
+pub(super) struct Compiler {
+    engine: Engine,
+    /// The linker of the empty capability set; others come with the capabilities, one for each set (F11).
+    linker: Linker<State>,
+    artefacts: Option<ArtefactStore>,
+    limits: AdmissionLimits,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    by_digest: HashMap<Digest, Weak<Component>>,
+    /// Dead entries are swept when the map has grown to this.
+    sweep_at: usize,
+}
+
+impl Compiler {
+    pub(super) fn new(
+        engine: Engine,
+        artefacts: Option<ArtefactStore>,
+        limits: AdmissionLimits,
+    ) -> Arc<Self> {
+        let linker = Linker::new(&engine);
+        Arc::new(Self { engine, linker, artefacts, limits, known: Mutex::default() })
+    }
+
+    /// Admits a component, binary or text. Blocks for as long as compiling takes, unless its artefact is in the store.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        bytes: &[u8],
+        origin: Option<&Path>,
+    ) -> Result<Arc<Component>, AdmissionError> {
+        let digest = Digest::of(bytes);
+        let component = self.known(digest, origin);
+        let stored = || self.artefacts.as_ref().is_some_and(|store| store.holds(&digest));
+        if component.ready().is_none() && !stored() {
+            component.load_or(|| self.compile(&digest, bytes))?;
+        }
+        Ok(component)
+    }
+
+    fn known(self: &Arc<Self>, digest: Digest, origin: Option<&Path>) -> Arc<Component> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(component) = known.by_digest.get(&digest).and_then(Weak::upgrade) {
+            return component;
+        }
+        if known.by_digest.len() >= known.sweep_at {
+            known.by_digest.retain(|_, component| component.strong_count() > 0);
+            known.sweep_at = known.by_digest.len() * 2 + 64;
+        }
+        let component = Arc::new(Component {
+            digest,
+            origin: origin.map(Path::to_owned),
+            compiler: Arc::clone(self),
+            loaded: OnceLock::new(),
+            loading: Mutex::default(),
+        });
+        known.by_digest.insert(digest, Arc::downgrade(&component));
+        component
+    }
+
+    fn compile(&self, digest: &Digest, bytes: &[u8]) -> Result<Loaded, AdmissionError> {
+        let (component, _) = translate(&self.engine, bytes, &self.limits)?;
+        let loaded = self.link(&component)?;
+        if let Some(store) = &self.artefacts {
+            // The component runs without it; the next start compiles again.
+            if let Err(error) = store.store(digest, &component) {
+                tracing::warn!(component.digest = %digest, error = %error, "an artefact was not stored");
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Resolves imports: with no capability granted there must be none.
+    fn link(&self, component: &component::Component) -> Result<Loaded, AdmissionError> {
+        let ty = component.component_type();
+        if let Some((import, _)) = ty.imports(&self.engine).next() {
+            return Err(AdmissionError::Import { import: printable(import) });
+        }
+        let handler = ty.get_export(&self.engine, HANDLER).ok_or(AdmissionError::NoHandler)?;
+        world::check_handler(&self.engine, &ty, &handler.ty)
+            .map_err(|reason| AdmissionError::HandlerType { reason: printable(&reason) })?;
+        let invalid = |e: wasmtime::Error| AdmissionError::Invalid { reason: printable(&format!("{e:#}")) };
+        let pre = self.linker.instantiate_pre(component).map_err(invalid)?;
+        Ok(Loaded { pre: FunctionPre::new(pre).map_err(invalid)? })
+    }
+}
+
+/// Parses, bounds and compiles.
+pub(super) fn translate(
+    engine: &Engine,
+    bytes: &[u8],
+    limits: &AdmissionLimits,
+) -> Result<(component::Component, layout::Layout), AdmissionError> {
+    let is_text = !bytes.starts_with(b"\0asm");
+    let (form, limit) = if is_text { ("text", limits.text_bytes) } else { ("binary", limits.binary_bytes) };
+    if bytes.len() > limit {
+        return Err(AdmissionError::TooLarge { form, bytes: bytes.len(), limit });
+    }
+    let binary =
+        wat::parse_bytes(bytes).map_err(|e| AdmissionError::Text { message: printable(&e.to_string()) })?;
+    let counted = layout::measure(&binary, &limits.layout)?;
+    let component = component::Component::from_binary(engine, &binary)
+        .map_err(|e| AdmissionError::Invalid { reason: printable(&format!("{e:#}")) })?;
+    Ok((component, counted))
+}
+
+/// Text that may quote a component: bounded, and without what a terminal would obey (F35). Lines stay lines.
+pub(super) fn printable(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if out.len() >= MAX_QUOTED_BYTES {
+            out.push('…');
+            break;
+        }
+        match c {
+            '\n' => out.push('\n'),
+            c if c.is_control() || BIDI.contains(&c) => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn read_bounded(path: &Path, limit: usize) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Enough for a parser's message with its source line.
+const MAX_QUOTED_BYTES: usize = 600;
+
+/// Embeddings, overrides and isolates (UAX 9): they reorder what is read.
+const BIDI: [char; 9] = [
+    '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}',
+    '\u{2069}',
+];

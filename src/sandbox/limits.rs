@@ -1,0 +1,223 @@
+//! What one invocation may use up, who said so, and the meter that holds a guest to its memory.
+
+use std::fmt;
+
+use serde::Serialize;
+use wasmtime::ResourceLimiter;
+
+pub use crate::site::limits::{Limit, Limits, SetBy};
+use crate::site::units::{Bytes, Span};
+
+/// Which limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitName {
+    /// `cpu`.
+    Cpu,
+    /// `wall`.
+    Wall,
+    /// `memory`.
+    Memory,
+    /// `response`.
+    Response,
+    /// `concurrency`.
+    Concurrency,
+}
+
+impl LimitName {
+    /// As the manifest writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Wall => "wall",
+            Self::Memory => "memory",
+            Self::Response => "response",
+            Self::Concurrency => "concurrency",
+        }
+    }
+}
+
+/// A limit's value, in its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum LimitValue {
+    /// Of `cpu` and `wall`.
+    Time(Span),
+    /// Of `memory` and `response`.
+    Size(Bytes),
+    /// Of `concurrency`.
+    Count(u32),
+}
+
+/// A limit that an invocation met: for its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LimitHit {
+    /// Which.
+    pub name: LimitName,
+    /// Its value.
+    pub value: LimitValue,
+    /// Who set it.
+    pub set_by: SetBy,
+}
+
+impl fmt::Display for LimitHit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name.as_str();
+        match self.value {
+            LimitValue::Time(value) => write!(f, "`{name}` limit of {value}")?,
+            LimitValue::Size(value) => write!(f, "`{name}` limit of {value}")?,
+            LimitValue::Count(value) => write!(f, "`{name}` limit of {value}")?,
+        }
+        f.write_str(match self.set_by {
+            SetBy::Platform => " (set by the platform)",
+            SetBy::Tenant => " (set by the tenant)",
+            SetBy::Function => " (set by the function)",
+        })
+    }
+}
+
+impl Limits {
+    pub(super) fn hit(&self, name: LimitName) -> LimitHit {
+        let (value, set_by) = match name {
+            LimitName::Cpu => (LimitValue::Time(self.cpu.value), self.cpu.set_by),
+            LimitName::Wall => (LimitValue::Time(self.wall.value), self.wall.set_by),
+            LimitName::Memory => (LimitValue::Size(self.memory.value), self.memory.set_by),
+            LimitName::Response => (LimitValue::Size(self.response.value), self.response.set_by),
+            LimitName::Concurrency => (LimitValue::Count(self.concurrency.value), self.concurrency.set_by),
+        };
+        LimitHit { name, value, set_by }
+    }
+}
+
+/// Sums all memories and tables of one store, refuses what exceeds the limit, and remembers the peak.
+#[derive(Debug)]
+pub(super) struct Meter {
+    limit: usize,
+    /// Beyond this the call does not belong on an I/O thread: one bulk instruction over the memory cannot be
+    /// interrupted (F22).
+    inline_limit: Option<usize>,
+    used: usize,
+    peak: usize,
+    /// `used` and `peak` before the last growth that was allowed, should the engine fail to do it.
+    before: (usize, usize),
+    refused: bool,
+}
+
+/// The guest wants more memory than a call on an I/O thread gets.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("more memory than an inline call may touch")]
+pub(super) struct TooLargeInline;
+
+impl Meter {
+    pub(super) fn new(limit: Bytes, inline: bool) -> Self {
+        let limit = usize::try_from(limit.0).unwrap_or(usize::MAX);
+        let inline_limit = inline.then_some(INLINE_MEMORY_BYTES);
+        Self { limit, inline_limit, used: 0, peak: 0, before: (0, 0), refused: false }
+    }
+
+    /// Most that was in use at once, in bytes.
+    pub(super) fn peak(&self) -> usize {
+        self.peak
+    }
+
+    /// Whether the guest asked for more than its limit.
+    pub(super) fn refused(&self) -> bool {
+        self.refused
+    }
+
+    fn grow(&mut self, current: usize, desired: usize) -> wasmtime::Result<bool> {
+        let wanted = self.used.saturating_add(desired.saturating_sub(current));
+        if wanted > self.limit {
+            self.refused = true;
+            return Ok(false);
+        }
+        if self.inline_limit.is_some_and(|inline| wanted > inline) {
+            return Err(TooLargeInline.into());
+        }
+        self.before = (self.used, self.peak);
+        self.used = wanted;
+        self.peak = self.peak.max(wanted);
+        Ok(true)
+    }
+
+    fn undo(&mut self) {
+        (self.used, self.peak) = self.before;
+        self.refused = true;
+    }
+}
+
+impl ResourceLimiter for Meter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            // Beyond what the guest itself declared: no limit of ours is met.
+            return Ok(false);
+        }
+        self.grow(current, desired)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.grow(current.saturating_mul(TABLE_ELEMENT_BYTES), desired.saturating_mul(TABLE_ELEMENT_BYTES))
+    }
+
+    /// The pool's slot is smaller than the limit: it is the platform's ceiling.
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo();
+        Ok(())
+    }
+
+    fn table_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo();
+        Ok(())
+    }
+
+    // The per-component caps of the pool are stricter; these hold if a component could create more at run time.
+    fn instances(&self) -> usize {
+        64
+    }
+
+    fn tables(&self) -> usize {
+        64
+    }
+
+    fn memories(&self) -> usize {
+        16
+    }
+}
+
+/// One pointer: what a table costs for each element.
+const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
+
+/// Filling or copying this much takes 1 to 3 ms, page faults included: about one tick.
+const INLINE_MEMORY_BYTES: usize = 8 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f24_memories_and_tables_count_together() {
+        let mut meter = Meter::new(Bytes(1000), false);
+        assert!(meter.memory_growing(0, 400, None).unwrap());
+        assert!(meter.memory_growing(0, 400, None).unwrap());
+        assert!(meter.table_growing(0, 10, None).unwrap());
+        assert_eq!(meter.peak(), 880);
+        assert!(!meter.refused());
+        assert!(!meter.table_growing(10, 100, None).unwrap());
+        assert!(meter.refused());
+        assert!(!meter.memory_growing(400, usize::MAX, None).unwrap());
+        assert_eq!(meter.peak(), 880);
+    }
+}

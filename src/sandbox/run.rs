@@ -1,0 +1,401 @@
+//! One invocation: a fresh store and instance, one call, and everything dropped, whatever happened (invariant **Alone**).
+//!
+//! Without imports a function is pure: nothing outside its instance knows that it ran. So the call is made where the request
+//! is, on the I/O thread, with a short slice and no fiber; a guest that outlives its slice is dropped and run again from
+//! the start on a CPU thread with its whole budget. The function is remembered as a heavy one, and its next calls go
+//! to the CPU threads at once, until a few of them were quick.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
+
+use super::{
+    Breach, Component, LimitHit, LimitName, Limits, Overload, Reply, Sandbox, SandboxError, Usage,
+    compile::{Loaded, printable},
+    limits::{Meter, TooLargeInline},
+    watch::{SLICE, Stop, Waiting, Watch},
+    world::{self, EventBuffer, EventInput, Refused},
+};
+
+/// Runs one function. One for each function of a revision; clones are the same runner.
+#[derive(Debug, Clone)]
+pub struct Runner(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sandbox: Arc<Sandbox>,
+    component: Arc<Component>,
+    limits: Limits,
+    tenant: Arc<str>,
+    in_flight: Gate,
+    /// Above zero: recent calls outlived their slice.
+    heavy: AtomicU32,
+}
+
+impl Runner {
+    pub(super) fn new(
+        sandbox: Arc<Sandbox>,
+        tenant: &str,
+        component: Arc<Component>,
+        limits: Limits,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            sandbox,
+            component,
+            limits,
+            tenant: tenant.into(),
+            in_flight: Gate::new(limits.concurrency.value),
+            heavy: AtomicU32::new(0),
+        }))
+    }
+
+    /// The limits that hold.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// The component that runs.
+    pub fn component(&self) -> &Arc<Component> {
+        &self.0.component
+    }
+
+    /// Runs the function on one event, and tells what that used even if it fails. Needs a tokio runtime with its timer.
+    ///
+    /// If the future is dropped, a guest that is running stops at its next tick.
+    pub async fn run_event(&self, event: EventInput<'_>, usage: &mut Usage) -> Result<Reply, SandboxError> {
+        let started = Instant::now();
+        let result = self.invoke(event, started, usage).await;
+        usage.wall = started.elapsed();
+        result
+    }
+
+    async fn invoke(
+        &self,
+        event: EventInput<'_>,
+        started: Instant,
+        usage: &mut Usage,
+    ) -> Result<Reply, SandboxError> {
+        let inner = &self.0;
+        if !inner.in_flight.enter() {
+            let hit = inner.limits.hit(LimitName::Concurrency);
+            usage.hits.push(hit);
+            return Err(SandboxError::Overloaded(Overload::Function(hit)));
+        }
+        let permit = Permit(Arc::clone(inner));
+        let deadline = started + inner.limits.wall.value.0;
+        if inner.component.ready().is_none() {
+            usage.cold = true;
+            let component = Arc::clone(&inner.component);
+            let loading = tokio::task::spawn_blocking(move || component.load().map(|_| ()));
+            match tokio::time::timeout_at(deadline.into(), loading).await {
+                Ok(loaded) => {
+                    loaded.map_err(|e| SandboxError::internal(format!("loading failed: {e}")))??
+                }
+                // Loading goes on, and a later call finds the component loaded.
+                Err(_) => return Err(self.out_of_wall(usage)),
+            }
+        }
+        if inner.heavy.load(Ordering::Relaxed) == 0 {
+            let attempt = inner.attempt(event.clone(), Watch::slice(&inner.limits, deadline));
+            attempt.add_to(usage);
+            match attempt.result {
+                Ok(reply) => return Ok(reply),
+                Err(Stopped::For(error)) => return Err(error),
+                Err(Stopped::Outlived) => {
+                    inner.heavy.store(HEAVY, Ordering::Relaxed);
+                    usage.retried = true;
+                }
+            }
+        }
+        self.on_cpu_thread(permit, event.into(), deadline, usage).await
+    }
+
+    async fn on_cpu_thread(
+        &self,
+        permit: Permit,
+        event: EventBuffer,
+        deadline: Instant,
+        usage: &mut Usage,
+    ) -> Result<Reply, SandboxError> {
+        let (send, receive) = oneshot::channel();
+        let waiting = Waiting::default();
+        let progress = waiting.progress();
+        let inner = Arc::clone(&self.0);
+        let job = move || {
+            if progress.is_cancelled() {
+                return;
+            }
+            let watch = Watch::whole(&inner.limits, deadline, progress);
+            let attempt = event.with(|event| inner.attempt(event, watch));
+            inner.note(&attempt);
+            // The caller may call again as soon as it has its answer.
+            drop(permit);
+            // Nobody waits any more if the call was cancelled.
+            send.send(attempt).ok();
+        };
+        self.0
+            .sandbox
+            .cpu
+            .submit(&self.0.tenant, Box::new(job))
+            .map_err(|_| SandboxError::Overloaded(Overload::Queue))?;
+        match tokio::time::timeout_at(deadline.into(), receive).await {
+            Ok(Ok(attempt)) => {
+                attempt.add_to(usage);
+                attempt.result.map_err(|stopped| match stopped {
+                    Stopped::For(error) => error,
+                    Stopped::Outlived => SandboxError::internal("a whole budget has no slice"),
+                })
+            }
+            Ok(Err(_)) => Err(SandboxError::internal("the threads for guests are gone")),
+            Err(_) => {
+                usage.cpu += waiting.cpu();
+                usage.peak_memory = usage.peak_memory.max(waiting.peak_memory());
+                Err(self.out_of_wall(usage))
+            }
+        }
+    }
+
+    fn out_of_wall(&self, usage: &mut Usage) -> SandboxError {
+        let hit = self.0.limits.hit(LimitName::Wall);
+        usage.hits.push(hit);
+        SandboxError::WallExhausted(hit)
+    }
+}
+
+impl Inner {
+    /// One store, one instance, one call.
+    fn attempt(&self, event: EventInput<'_>, watch: Watch) -> Attempt {
+        let Some(loaded) = self.component.ready() else {
+            return Attempt::failed(SandboxError::internal("the component is not loaded"));
+        };
+        if !self.sandbox.instances.enter() {
+            return Attempt::failed(SandboxError::Overloaded(Overload::Instances));
+        }
+        let _slot = Slot(&self.sandbox.instances);
+        guarded(|| self.call(loaded, event, watch))
+    }
+
+    fn call(&self, loaded: &Loaded, event: EventInput<'_>, watch: Watch) -> Attempt {
+        let state = State { meter: Meter::new(self.limits.memory.value, watch.inline), watch };
+        let mut store = match Store::try_new(self.component.engine(), state) {
+            Ok(store) => store,
+            Err(e) => return Attempt::failed(SandboxError::internal(format!("no store: {e:#}"))),
+        };
+        store.limiter(|state| &mut state.meter);
+        store.set_hostcall_fuel(world::lift_budget(&self.limits));
+        store.set_max_component_handles(MAX_HANDLES);
+        // Armed before instantiation, since start functions run.
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut store| {
+            let State { meter, watch } = store.data_mut();
+            watch.tick(meter)
+        });
+        let called = loaded
+            .pre
+            .instantiate(&mut store)
+            .and_then(|instance| instance.sandgate_function_handler().call_handle(&mut store, event));
+        let meter = &store.data().meter;
+        let result = match called {
+            Ok(response) => world::accept(response, &self.limits).map_err(|refused| match refused {
+                Refused::Breach(breach) => SandboxError::ContractBroken(breach).into(),
+                Refused::TooLarge => {
+                    SandboxError::ResponseTooLarge(self.limits.hit(LimitName::Response)).into()
+                }
+            }),
+            Err(error) => Err(self.stopped(&error, meter)),
+        };
+        let mut hits = Vec::new();
+        if meter.refused() {
+            hits.push(self.limits.hit(LimitName::Memory));
+        }
+        if let Err(Stopped::For(
+            SandboxError::CpuExhausted(hit)
+            | SandboxError::WallExhausted(hit)
+            | SandboxError::ResponseTooLarge(hit),
+        )) = &result
+        {
+            hits.push(*hit);
+        }
+        let (peak, clock) = (meter.peak() as u64, store.data().watch.clock());
+        // Resetting the instance's slot is part of what the call costs.
+        drop(store);
+        Attempt { result, hits, peak, cpu: clock.used() }
+    }
+
+    /// What an error of the engine means.
+    fn stopped(&self, error: &wasmtime::Error, meter: &Meter) -> Stopped {
+        if let Some(stop) = error.downcast_ref::<Stop>() {
+            return match stop {
+                Stop::Slice => Stopped::Outlived,
+                Stop::Cpu => SandboxError::CpuExhausted(self.limits.hit(LimitName::Cpu)).into(),
+                Stop::Wall => SandboxError::WallExhausted(self.limits.hit(LimitName::Wall)).into(),
+            };
+        }
+        if error.is::<TooLargeInline>() {
+            return Stopped::Outlived;
+        }
+        if error.is::<PoolConcurrencyLimitError>() {
+            return SandboxError::Overloaded(Overload::Instances).into();
+        }
+        // A guest that is refused memory gives up in its own way: often by `unreachable`.
+        if meter.refused() {
+            return SandboxError::OutOfMemory(self.limits.hit(LimitName::Memory)).into();
+        }
+        if let Some(trap) = error.downcast_ref::<Trap>() {
+            return SandboxError::Trapped { reason: trap.to_string() }.into();
+        }
+        let reason = format!("{error:#}");
+        // The engine has no type for this one; a test meets it, so a changed text does not pass unnoticed.
+        if reason.contains(OUT_OF_LIFT_BUDGET) {
+            return SandboxError::ResponseTooLarge(self.limits.hit(LimitName::Response)).into();
+        }
+        SandboxError::ContractBroken(Breach::Value(printable(&reason))).into()
+    }
+
+    /// Remembers whether the function still needs a thread of its own.
+    fn note(&self, attempt: &Attempt) {
+        let quick = attempt.result.is_ok() && attempt.cpu < SLICE / 2 && attempt.peak < QUICK_MEMORY_BYTES;
+        let next = |heavy: u32| Some(if quick { heavy.saturating_sub(1) } else { HEAVY });
+        // Infallible: the closure always has a next value.
+        self.heavy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok();
+    }
+}
+
+/// What one try came to.
+struct Attempt {
+    result: Result<Reply, Stopped>,
+    hits: Vec<LimitHit>,
+    peak: u64,
+    cpu: Duration,
+}
+
+impl Attempt {
+    fn failed(error: SandboxError) -> Self {
+        Self { result: Err(error.into()), hits: Vec::new(), peak: 0, cpu: Duration::ZERO }
+    }
+
+    fn add_to(&self, usage: &mut Usage) {
+        usage.cpu += self.cpu;
+        usage.peak_memory = usage.peak_memory.max(self.peak);
+        for hit in &self.hits {
+            if !usage.hits.contains(hit) {
+                usage.hits.push(*hit);
+            }
+        }
+    }
+}
+
+/// Why a try ended without a reply.
+enum Stopped {
+    /// For good.
+    For(SandboxError),
+    /// It outlived its slice, and nobody saw it run.
+    Outlived,
+}
+
+impl From<SandboxError> for Stopped {
+    fn from(error: SandboxError) -> Self {
+        Self::For(error)
+    }
+}
+
+/// The host's side of one store.
+pub(super) struct State {
+    meter: Meter,
+    watch: Watch,
+}
+
+/// Counts what is in flight.
+#[derive(Debug)]
+pub(super) struct Gate {
+    limit: u32,
+    inside: AtomicU32,
+}
+
+impl Gate {
+    pub(super) fn new(limit: u32) -> Self {
+        Self { limit, inside: AtomicU32::new(0) }
+    }
+
+    pub(super) fn enter(&self) -> bool {
+        let inside = self.inside.fetch_add(1, Ordering::Relaxed);
+        if inside >= self.limit {
+            self.leave();
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn leave(&self) {
+        self.inside.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A place among the invocations of a function; held by whichever thread still runs it.
+struct Permit(Arc<Inner>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.in_flight.leave();
+    }
+}
+
+/// A place in the instance pool.
+struct Slot<'a>(&'a Gate);
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// A panic of the engine unwinds through the store, which drops the instance; nothing else was shared with it.
+fn guarded(call: impl FnOnce() -> Attempt) -> Attempt {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Attempt::failed(panicked(&*panic)))
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> SandboxError {
+    let told = panic.downcast_ref::<&str>().copied();
+    let told = told.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    SandboxError::internal(format!("panic: {}", printable(told.unwrap_or("without a message"))))
+}
+
+/// Quick calls in a row after which a heavy function is tried on an I/O thread again: each wrong guess costs a slice.
+const HEAVY: u32 = 16;
+
+/// A function that needs more than this is kept off I/O threads.
+const QUICK_MEMORY_BYTES: u64 = 8 << 20;
+
+/// Resource handles of one store: the narrow world has none of its own.
+const MAX_HANDLES: usize = 256;
+
+const OUT_OF_LIFT_BUDGET: &str = "fuel allocated for hostcalls has been exhausted";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f29_a_panic_is_caught_and_told_without_what_a_terminal_obeys() {
+        let told = |attempt: Attempt| match attempt.result {
+            Err(Stopped::For(error)) => error.to_string(),
+            _ => String::new(),
+        };
+        let fixed = told(guarded(|| panic!("fixed")));
+        assert_eq!(fixed, "internal fault in the sandbox: panic: fixed");
+        let n = 3;
+        let formatted = told(guarded(|| panic!("{n}\u{1b}[2J")));
+        assert_eq!(formatted, "internal fault in the sandbox: panic: 3\\u{1b}[2J");
+        let other = told(guarded(|| std::panic::panic_any(3)));
+        assert_eq!(other, "internal fault in the sandbox: panic: without a message");
+    }
+}

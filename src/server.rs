@@ -1,0 +1,226 @@
+//! The accept loop: who may connect, how long they may take, and how the last of them is let go.
+//!
+//! Every wait has its bound: a connection for its handshake, a head for its last line, a request for its reply. A slow
+//! client costs one task and a few kilobytes, and the loop itself never waits for any of them (hardening B4).
+
+mod start;
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ProtocolVersion;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::{debug, info, warn};
+
+pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
+use crate::{
+    http::{self, Peer},
+    pipeline::Gateway,
+};
+
+/// Bounds of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Connections at once; further ones wait in the kernel's queue.
+    pub connections: usize,
+    /// From the first byte to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// From the first byte of a head to its last line.
+    pub header: Duration,
+    /// For what is in flight at shutdown.
+    pub drain: Duration,
+}
+
+/// The data plane.
+pub struct Server {
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    gateway: Arc<Gateway>,
+    bounds: Bounds,
+}
+
+/// Tells every connection to finish.
+#[derive(Debug, Clone)]
+pub struct Shutdown(watch::Sender<bool>);
+
+impl Shutdown {
+    /// Nobody was told yet.
+    pub fn new() -> Self {
+        Self(watch::channel(false).0)
+    }
+
+    /// Tells them.
+    pub fn begin(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Ends when they were told.
+    pub async fn begun(&self) {
+        let mut receiver = self.0.subscribe();
+        // The sender is alive in `self`, so waiting can only end with the value.
+        let _ = receiver.wait_for(|told| *told).await;
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Server {
+    /// A server on a socket that is bound already.
+    pub fn new(
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        gateway: Arc<Gateway>,
+        bounds: Bounds,
+    ) -> Self {
+        Self { listener, tls: TlsAcceptor::from(tls), gateway, bounds }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `shutdown` begins, then lets requests in flight finish, within the drain time.
+    pub async fn serve(self, shutdown: Shutdown) {
+        let room = Arc::new(Semaphore::new(self.bounds.connections));
+        let connection = Arc::new(Connection {
+            tls: self.tls,
+            gateway: self.gateway,
+            bounds: self.bounds,
+            shutdown: shutdown.clone(),
+        });
+        loop {
+            // The permit comes before the connection: past the cap, clients wait in the kernel and not in our memory.
+            let permit = tokio::select! {
+                permit = Arc::clone(&room).acquire_owned() => permit,
+                () = shutdown.begun() => break,
+            };
+            let Ok(permit) = permit else { break };
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = shutdown.begun() => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    tokio::spawn(Arc::clone(&connection).serve(stream, peer, permit));
+                }
+                Err(error) => {
+                    // Out of file descriptors, mostly: closing connections will free some.
+                    warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(self.listener);
+        let all = u32::try_from(self.bounds.connections).unwrap_or(u32::MAX);
+        match timeout(self.bounds.drain, room.acquire_many(all)).await {
+            Ok(_) => info!("all connections finished"),
+            Err(_) => warn!("connections were cut at the end of the drain time"),
+        }
+    }
+}
+
+/// What every connection shares.
+struct Connection {
+    tls: TlsAcceptor,
+    gateway: Arc<Gateway>,
+    bounds: Bounds,
+    shutdown: Shutdown,
+}
+
+impl Connection {
+    async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) {
+        // Replies are written whole: waiting for more to send only delays them.
+        let _ = stream.set_nodelay(true);
+        match timeout(self.bounds.handshake, self.tls.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                if let Err(error) = self.speak(stream, address).await {
+                    debug!(%error, client = %address.ip(), "connection ended early");
+                }
+            }
+            Ok(Err(error)) => debug!(%error, client = %address.ip(), "TLS handshake failed"),
+            Err(_) => debug!(client = %address.ip(), "TLS handshake took too long"),
+        }
+        drop(permit);
+    }
+
+    async fn speak(&self, stream: TlsStream<TcpStream>, address: SocketAddr) -> hyper::Result<()> {
+        let (_, session) = stream.get_ref();
+        let tls = match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "1.3",
+            _ => "1.2",
+        };
+        let http2 = session.alpn_protocol() == Some(b"h2");
+        let peer = Peer { client: address.ip().to_canonical(), tls };
+        let gateway = &self.gateway;
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let gateway = Arc::clone(gateway);
+            async move { Ok::<_, Infallible>(http::answer(gateway, peer, request).await) }
+        });
+        let io = TokioIo::new(stream);
+        // The two kinds of connection share their ways but not a type.
+        macro_rules! drive {
+            ($connection:expr) => {{
+                let mut connection = std::pin::pin!($connection);
+                tokio::select! {
+                    ended = &mut connection => ended,
+                    () = self.shutdown.begun() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                }
+            }};
+        }
+        if http2 {
+            drive!(
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(MAX_STREAMS)
+                    .max_header_list_size(MAX_HEAD_BYTES)
+                    .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+                    .max_local_error_reset_streams(MAX_RESET_STREAMS)
+                    .keep_alive_interval(Some(KEEP_ALIVE))
+                    .keep_alive_timeout(KEEP_ALIVE)
+                    .serve_connection(io, service)
+            )
+        } else {
+            drive!(
+                hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(self.bounds.header)
+                    .max_headers(MAX_HEADERS)
+                    .max_buf_size(MAX_HEAD_BYTES as usize)
+                    .serve_connection(io, service)
+            )
+        }
+    }
+}
+
+/// A head, all names and values together, in bytes (hardening C2).
+const MAX_HEAD_BYTES: u32 = 16 << 10;
+/// Header fields of one head (hardening C2).
+const MAX_HEADERS: usize = 64;
+/// Streams at once on one HTTP/2 connection (hardening C8).
+const MAX_STREAMS: u32 = 100;
+/// Reset streams that may wait before the connection is closed (CVE-2023-44487).
+const MAX_RESET_STREAMS: usize = 20;
+/// Between pings on a silent HTTP/2 connection, and for their answers.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Long enough for a connection to end, short enough that nobody notices.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -1,0 +1,457 @@
+//! `sandgate.toml`: what the operator may set, each with a default that is safe, and the reason beside it.
+//!
+//! A key's comment here is also what `check --print-config` prints above it.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use validator::Validate;
+
+use super::units::{Bytes, Span};
+
+/// Writes a section once, as struct, default, reason and range.
+macro_rules! section {
+    ($(#[doc = $about:literal])* $name:ident {
+        $($(#[doc = $doc:literal])* $(#[validate($($rule:tt)*)])? $field:ident: $type:ty = $default:expr;)*
+    }) => {
+        $(#[doc = $about])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
+        #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct $name {
+            $($(#[doc = $doc])* $(#[validate($($rule)*)])? pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        impl $name {
+            fn print(&self, section: &str, to: &mut String) {
+                to.push_str("\n");
+                $(comment($about, to);)*
+                to.push_str(&format!("[{section}]\n"));
+                $(
+                    $(comment($doc, to);)*
+                    entry(stringify!($field), toml::Value::try_from(&self.$field).ok(), to);
+                )*
+            }
+        }
+    };
+}
+
+section! {
+    /// Listeners and connections.
+    Server {
+        /// The data plane. Loopback: nothing outside is served before somebody asks for it.
+        listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8443));
+        /// Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
+        ops_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9443));
+        /// Connections open at once, 1 to 1000000; each may cost some 100 KiB. More wait in the kernel's queue.
+        #[validate(range(min = 1, max = 1_000_000))]
+        max_connections: u32 = 4096;
+        /// Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.
+        #[validate(range(min = Span::secs(1), max = Span::secs(60)))]
+        handshake_timeout: Span = Span::secs(10);
+        /// Time for a request's head, from its first byte, 1s to 1m.
+        #[validate(range(min = Span::secs(1), max = Span::secs(60)))]
+        header_timeout: Span = Span::secs(10);
+        /// Time that a connection may stay open without a request, 1s to 1h.
+        #[validate(range(min = Span::secs(1), max = Span::secs(3600)))]
+        idle_timeout: Span = Span::secs(60);
+        /// Time for a whole request, body and reply included, 1s to 1h; above the longest `limits.wall`.
+        #[validate(range(min = Span::secs(1), max = Span::secs(3600)))]
+        request_timeout: Span = Span::secs(60);
+        /// Time that requests in flight get to finish after SIGTERM, 0ms to 10m; most supervisors kill after 30 s.
+        #[validate(range(max = Span::secs(600)))]
+        drain: Span = Span::secs(25);
+    }
+}
+
+section! {
+    /// Certificate chain and key of the data plane, PEM; a relative path starts at the site.
+    Tls {
+        /// The chain, leaf first.
+        certificate: PathBuf = PathBuf::from("certs/server.pem");
+        /// Its private key: readable by its owner alone.
+        key: PathBuf = PathBuf::from("certs/server.key");
+    }
+}
+
+section! {
+    /// Ceilings: no tenant and no function gets more, whatever its files say.
+    Limits {
+        /// Thread CPU time of one invocation, 1ms to 1m.
+        #[validate(range(min = Span::ms(1), max = Span::secs(60)))]
+        cpu: Span = Span::secs(1);
+        /// Time on the wall of one invocation, 10ms to 30m: it holds a place in the pool that long.
+        #[validate(range(min = Span::ms(10), max = Span::secs(1800)))]
+        wall: Span = Span::secs(30);
+        /// Memories and tables of one invocation, 64KiB to 4GiB. The pool reserves address space for the ceiling.
+        #[validate(range(min = Bytes::kib(64), max = Bytes::mib(4096)))]
+        memory: Bytes = Bytes::mib(128);
+        /// Body of one reply, 0B to 64MiB; it is buffered whole.
+        #[validate(range(max = Bytes::mib(64)))]
+        response: Bytes = Bytes::mib(8);
+        /// Invocations of one function in flight at once, 1 to 65536.
+        #[validate(range(min = 1, max = 65_536))]
+        concurrency: u32 = 256;
+    }
+}
+
+section! {
+    /// What a function gets that does not say: enough for a small one, and little to lose by a faulty one.
+    Defaults {
+        /// Thread CPU time of one invocation.
+        #[validate(range(min = Span::ms(1), max = Span::secs(60)))]
+        cpu: Span = Span::ms(50);
+        /// Time on the wall of one invocation.
+        #[validate(range(min = Span::ms(10), max = Span::secs(1800)))]
+        wall: Span = Span::secs(2);
+        /// Memories and tables of one invocation.
+        #[validate(range(min = Bytes::kib(64), max = Bytes::mib(4096)))]
+        memory: Bytes = Bytes::mib(64);
+        /// Body of one reply.
+        #[validate(range(max = Bytes::mib(64)))]
+        response: Bytes = Bytes::mib(1);
+        /// Invocations of one function in flight at once: one function must not fill the whole pool.
+        #[validate(range(min = 1, max = 65_536))]
+        concurrency: u32 = 64;
+    }
+}
+
+section! {
+    /// Bodies of requests.
+    Events {
+        /// Ceiling for `[event] max-bytes` of functions, 1B to 64MiB; a body is held in memory.
+        #[validate(range(min = Bytes(1), max = Bytes::mib(64)))]
+        max_bytes: Bytes = Bytes::mib(1);
+    }
+}
+
+section! {
+    /// The audit chain, under the data directory.
+    Audit {
+        /// "process": written before the reply's first byte, which survives `kill -9`; "machine": synced to disk first,
+        /// which survives loss of power and costs a disk's latency.
+        durability: Durability = Durability::Process;
+        /// Size at which a segment is closed and the next begun, 64KiB to 1GiB: what `verify` reads at once.
+        #[validate(range(min = Bytes::kib(64), max = Bytes::mib(1024)))]
+        segment: Bytes = Bytes::mib(64);
+        /// Size beyond which whole oldest segments go, 1MiB to 1024GiB. A disk that fills up stops the gate instead.
+        #[validate(range(min = Bytes::mib(1), max = Bytes::mib(1 << 20)))]
+        retain: Bytes = Bytes::mib(16 << 10);
+        /// Ed25519 key (PKCS #8, PEM) that signs checkpoints. It lies outside the data directory: who can rewrite the
+        /// chain must not be able to sign it. Without it there are no checkpoints, and `verify` says so.
+        checkpoint_key: Option<PathBuf> = None;
+    }
+}
+
+section! {
+    /// Key sets of issuers that are fetched over https.
+    Keys {
+        /// Whether they may come from loopback, link-local and private addresses. No: whoever can write a URL into
+        /// tenant.toml could otherwise make the gate knock at doors inside.
+        allow_private: bool = false;
+        /// Age at which a key set is fetched anew, 30s to 1d: how long a key that its issuer withdrew is still good.
+        #[validate(range(min = Span::secs(30), max = Span::secs(86_400)))]
+        refresh: Span = Span::secs(600);
+        /// Certificates (PEM) of further authorities that issuers' servers may have theirs from.
+        extra_roots: Option<PathBuf> = None;
+    }
+}
+
+section! {
+    /// The pool that instances come from.
+    Sandbox {
+        /// Instances at once, over all tenants, 1 to 65536. More requests are told to come again.
+        #[validate(range(min = 1, max = 65_536))]
+        instances: u32 = 512;
+        /// Memory that a slot of the pool keeps after use, 0B to 16MiB: clearing a few pages is cheaper than giving
+        /// them back to the kernel and faulting them in again.
+        #[validate(range(max = Bytes::mib(16)))]
+        keep_resident: Bytes = Bytes::kib(64);
+        /// Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
+        #[validate(range(min = Bytes::kib(1), max = Bytes::mib(256)))]
+        component: Bytes = Bytes::mib(32);
+    }
+}
+
+section! {
+    /// Caches.
+    Cache {
+        /// Verified tokens that are kept, over all tenants, 0 to 10000000; some 2 KiB each. What falls out is verified again.
+        #[validate(range(max = 10_000_000))]
+        tokens: u32 = 65_536;
+    }
+}
+
+/// When a record counts as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// With a completed write(2).
+    Process,
+    /// With a completed fdatasync(2).
+    Machine,
+}
+
+/// All of `sandgate.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ServerConfig {
+    /// `[server]`
+    #[validate(nested)]
+    pub server: Server,
+    /// `[tls]`
+    pub tls: Tls,
+    /// `[limits]`
+    #[validate(nested)]
+    pub limits: Limits,
+    /// `[defaults]`
+    #[validate(nested)]
+    pub defaults: Defaults,
+    /// `[events]`
+    #[validate(nested)]
+    pub events: Events,
+    /// `[audit]`
+    #[validate(nested)]
+    pub audit: Audit,
+    /// `[keys]`
+    #[validate(nested)]
+    pub keys: Keys,
+    /// `[sandbox]`
+    #[validate(nested)]
+    pub sandbox: Sandbox,
+    /// `[cache]`
+    #[validate(nested)]
+    pub cache: Cache,
+}
+
+impl ServerConfig {
+    /// Every key with its effective value and its reason, as a `sandgate.toml` that means the same.
+    pub fn print(&self) -> String {
+        let mut to =
+            "# All settings as they are in effect. A file with these lines means the same.\n".to_owned();
+        self.server.print("server", &mut to);
+        self.tls.print("tls", &mut to);
+        self.limits.print("limits", &mut to);
+        self.defaults.print("defaults", &mut to);
+        self.events.print("events", &mut to);
+        self.audit.print("audit", &mut to);
+        self.keys.print("keys", &mut to);
+        self.sandbox.print("sandbox", &mut to);
+        self.cache.print("cache", &mut to);
+        to
+    }
+
+    /// Files outside the site's own tree on which the platform part depends, as the operator names them.
+    pub(super) fn named_files(&self) -> impl Iterator<Item = &Path> {
+        [
+            Some(&self.tls.certificate),
+            Some(&self.tls.key),
+            self.audit.checkpoint_key.as_ref(),
+            self.keys.extra_roots.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path)
+    }
+}
+
+fn comment(text: &str, to: &mut String) {
+    to.push('#');
+    to.push_str(text);
+    to.push('\n');
+}
+
+/// A line of TOML, or what it would begin with where the key is not set.
+fn entry(field: &str, value: Option<toml::Value>, to: &mut String) {
+    let key = field.replace('_', "-");
+    match value {
+        Some(value) => to.push_str(&format!("{key} = {value}\n")),
+        None => to.push_str(&format!("# {key} =\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::site::{diagnostic::Source, parse::parse_validated};
+
+    fn read(text: &str) -> Result<ServerConfig, String> {
+        parse_validated(&Source::new("sandgate.toml", text))
+            .map_err(|faults| faults.iter().map(|fault| fault.render(false) + "\n").collect())
+    }
+
+    #[test]
+    fn nothing_written_means_the_defaults_and_they_are_within_their_ranges() {
+        assert_eq!(read("").unwrap(), ServerConfig::default());
+        assert!(ServerConfig::default().validate().is_ok());
+    }
+
+    #[test]
+    fn what_is_printed_means_the_same_and_leaves_no_key_out() {
+        let mut config = ServerConfig::default();
+        config.audit.checkpoint_key = Some("/etc/sandgate/checkpoint.pem".into());
+        config.keys.extra_roots = Some("roots.pem".into());
+        config.server.max_connections = 7;
+        let printed = config.print();
+        assert_eq!(read(&printed).unwrap(), config);
+        let written: toml::Table = toml::from_str(&printed).unwrap();
+        assert_eq!(written, toml::Table::try_from(&config).unwrap());
+    }
+
+    #[test]
+    fn all_settings() {
+        insta::assert_snapshot!(ServerConfig::default().print(), @r#"
+        # All settings as they are in effect. A file with these lines means the same.
+
+        # Listeners and connections.
+        [server]
+        # The data plane. Loopback: nothing outside is served before somebody asks for it.
+        listen = "127.0.0.1:8443"
+        # Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
+        ops-listen = "127.0.0.1:9443"
+        # Connections open at once, 1 to 1000000; each may cost some 100 KiB. More wait in the kernel's queue.
+        max-connections = 4096
+        # Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.
+        handshake-timeout = "10s"
+        # Time for a request's head, from its first byte, 1s to 1m.
+        header-timeout = "10s"
+        # Time that a connection may stay open without a request, 1s to 1h.
+        idle-timeout = "1m"
+        # Time for a whole request, body and reply included, 1s to 1h; above the longest `limits.wall`.
+        request-timeout = "1m"
+        # Time that requests in flight get to finish after SIGTERM, 0ms to 10m; most supervisors kill after 30 s.
+        drain = "25s"
+
+        # Certificate chain and key of the data plane, PEM; a relative path starts at the site.
+        [tls]
+        # The chain, leaf first.
+        certificate = "certs/server.pem"
+        # Its private key: readable by its owner alone.
+        key = "certs/server.key"
+
+        # Ceilings: no tenant and no function gets more, whatever its files say.
+        [limits]
+        # Thread CPU time of one invocation, 1ms to 1m.
+        cpu = "1s"
+        # Time on the wall of one invocation, 10ms to 30m: it holds a place in the pool that long.
+        wall = "30s"
+        # Memories and tables of one invocation, 64KiB to 4GiB. The pool reserves address space for the ceiling.
+        memory = "128MiB"
+        # Body of one reply, 0B to 64MiB; it is buffered whole.
+        response = "8MiB"
+        # Invocations of one function in flight at once, 1 to 65536.
+        concurrency = 256
+
+        # What a function gets that does not say: enough for a small one, and little to lose by a faulty one.
+        [defaults]
+        # Thread CPU time of one invocation.
+        cpu = "50ms"
+        # Time on the wall of one invocation.
+        wall = "2s"
+        # Memories and tables of one invocation.
+        memory = "64MiB"
+        # Body of one reply.
+        response = "1MiB"
+        # Invocations of one function in flight at once: one function must not fill the whole pool.
+        concurrency = 64
+
+        # Bodies of requests.
+        [events]
+        # Ceiling for `[event] max-bytes` of functions, 1B to 64MiB; a body is held in memory.
+        max-bytes = "1MiB"
+
+        # The audit chain, under the data directory.
+        [audit]
+        # "process": written before the reply's first byte, which survives `kill -9`; "machine": synced to disk first,
+        # which survives loss of power and costs a disk's latency.
+        durability = "process"
+        # Size at which a segment is closed and the next begun, 64KiB to 1GiB: what `verify` reads at once.
+        segment = "64MiB"
+        # Size beyond which whole oldest segments go, 1MiB to 1024GiB. A disk that fills up stops the gate instead.
+        retain = "16GiB"
+        # Ed25519 key (PKCS #8, PEM) that signs checkpoints. It lies outside the data directory: who can rewrite the
+        # chain must not be able to sign it. Without it there are no checkpoints, and `verify` says so.
+        # checkpoint-key =
+
+        # Key sets of issuers that are fetched over https.
+        [keys]
+        # Whether they may come from loopback, link-local and private addresses. No: whoever can write a URL into
+        # tenant.toml could otherwise make the gate knock at doors inside.
+        allow-private = false
+        # Age at which a key set is fetched anew, 30s to 1d: how long a key that its issuer withdrew is still good.
+        refresh = "10m"
+        # Certificates (PEM) of further authorities that issuers' servers may have theirs from.
+        # extra-roots =
+
+        # The pool that instances come from.
+        [sandbox]
+        # Instances at once, over all tenants, 1 to 65536. More requests are told to come again.
+        instances = 512
+        # Memory that a slot of the pool keeps after use, 0B to 16MiB: clearing a few pages is cheaper than giving
+        # them back to the kernel and faulting them in again.
+        keep-resident = "64KiB"
+        # Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
+        component = "32MiB"
+
+        # Caches.
+        [cache]
+        # Verified tokens that are kept, over all tenants, 0 to 10000000; some 2 KiB each. What falls out is verified again.
+        tokens = 65536
+        "#);
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_told_at_its_place() {
+        let text = "[server]\nlisten = \"127.0.0.1:8443\"\nidle-timeout = \"0ms\"\nmax-connections = 0\n[audit]\ndurability = \"machine\"\nretain = \"1KiB\"\n";
+        insta::assert_snapshot!(read(text).unwrap_err(), @r#"
+        error: `server.idle-timeout` is out of its range, 1s to 1h
+         --> sandgate.toml:3:16
+          |
+        3 | idle-timeout = "0ms"
+          |                ^^^^^
+        error: `server.max-connections` is out of its range, 1 to 1000000
+         --> sandgate.toml:4:19
+          |
+        4 | max-connections = 0
+          |                   ^
+        error: `audit.retain` is out of its range, 1MiB to 1024GiB
+         --> sandgate.toml:7:10
+          |
+        7 | retain = "1KiB"
+          |          ^^^^^^
+        "#);
+    }
+
+    #[test]
+    fn a_wrong_word_is_told_with_the_right_ones() {
+        insta::assert_snapshot!(read("[audit]\ndurability = \"disk\"\n[tsl]\nkey = \"k\"\n[server]\nlisten = \"localhost\"\n").unwrap_err(), @r#"
+        error: `durability` cannot be `disk`
+         --> sandgate.toml:2:14
+          |
+        2 | durability = "disk"
+          |              ^^^^^^
+          |
+          = help: one of: `process`, `machine`
+        error: unknown key `tsl`
+         --> sandgate.toml:3:2
+          |
+        3 | [tsl]
+          |  ^^^
+          |
+          = help: did you mean `tls`?
+        error: `listen`: invalid socket address syntax
+         --> sandgate.toml:6:10
+          |
+        6 | listen = "localhost"
+          |          ^^^^^^^^^^^
+        "#);
+    }
+}

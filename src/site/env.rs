@@ -1,0 +1,23 @@
+//! Environment variables: the only place that reads any, so that what they can change is known.
+
+use std::io::IsTerminal as _;
+
+/// What `SANDGATE_LOG` asks to be logged, in the form `info,sandgate::authn=debug`.
+pub fn log_filter() -> Option<String> {
+    variable("SANDGATE_LOG")
+}
+
+/// Whether reports on standard error are coloured: on a terminal, unless `NO_COLOR` is set (https://no-color.org).
+pub fn colour() -> bool {
+    std::io::stderr().is_terminal() && variable("NO_COLOR").is_none()
+}
+
+/// Whether answers on standard output are coloured.
+pub fn colour_out() -> bool {
+    std::io::stdout().is_terminal() && variable("NO_COLOR").is_none()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the place in `site` where it is read")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

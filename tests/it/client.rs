@@ -1,0 +1,127 @@
+//! A client that trusts one certificate and hides nothing: real TLS, HTTP/1.1 or HTTP/2, or raw bytes.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// Longest that a test waits for an answer: far beyond what any should take, so that a hang fails and not the machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub type Body = BoxBody<Bytes, std::io::Error>;
+
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+#[derive(Clone)]
+pub struct Client {
+    address: SocketAddr,
+    roots: Arc<rustls::RootCertStore>,
+}
+
+/// A reply, read whole.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.body))
+    }
+
+    pub fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// `401 unauthenticated`, or the status alone.
+    pub fn summary(&self) -> String {
+        if self.header("content-type") == Some("application/problem+json") {
+            format!("{} {}", self.status, self.code())
+        } else {
+            self.status.to_string()
+        }
+    }
+}
+
+impl Client {
+    pub fn new(address: SocketAddr, ca_pem: &str) -> Self {
+        use rustls::pki_types::pem::PemObject;
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
+        Self { address, roots: Arc::new(roots) }
+    }
+
+    pub async fn tls(&self, alpn: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(Arc::clone(&self.roots))
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+    }
+
+    /// One request on a connection of its own.
+    pub async fn send(&self, version: Version, request: Request<Body>) -> Reply {
+        tokio::time::timeout(PATIENCE, self.try_send(version, request)).await.expect("an answer in time").unwrap()
+    }
+
+    pub async fn try_send(&self, version: Version, request: Request<Body>) -> hyper::Result<Reply> {
+        let response: Response<hyper::body::Incoming> = if version == Version::HTTP_2 {
+            let io = TokioIo::new(self.tls(&[b"h2"]).await.unwrap());
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(connection);
+            sender.send_request(request).await?
+        } else {
+            let io = TokioIo::new(self.tls(&[b"http/1.1"]).await.unwrap());
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+            tokio::spawn(connection);
+            sender.send_request(request).await?
+        };
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body })
+    }
+
+    /// Raw bytes in, raw bytes out until the server closes or has been silent after a whole head.
+    pub async fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = self.tls(&[b"http/1.1"]).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut out = Vec::new();
+        let mut chunk = [0; 4096];
+        let read = async {
+            while let Ok(n) = stream.read(&mut chunk).await {
+                if n == 0 {
+                    break;
+                }
+                out.extend_from_slice(&chunk[..n]);
+                if out.windows(4).any(|w| w == b"\r\n\r\n") {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, read).await.expect("an answer in time");
+        String::from_utf8_lossy(&out).into_owned()
+    }
+}

@@ -1,0 +1,253 @@
+//! A site of a test's own, served by the real gateway on a real socket.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use http::{Method, Request, Version};
+use sandgate::{
+    http::health::Mode,
+    server::{Options, Running, start},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    client::{Body, Client, Reply, full},
+    token::{IssuerKey, Token, audience, issuer},
+};
+
+/// What every test function gets unless the test says otherwise.
+pub const MANIFEST: &str = "component = \"component.wat\"\nmethods = [\"POST\"]\n[event]\nschema = \"event.schema.json\"\n";
+pub const SCHEMA: &str = r#"{"type":"object","additionalProperties":false,
+    "properties":{"name":{"type":"string","maxLength":40},"n":{"type":"number"},"list":{"type":"array"}}}"#;
+pub const PERMIT_ALL: &str = "@id(\"all\")\npermit(principal, action == Action::\"invoke\", resource);\n";
+
+/// A site in the making.
+pub struct World {
+    dir: TempDir,
+    keys: BTreeMap<String, IssuerKey>,
+}
+
+/// A site that is served.
+pub struct Live {
+    pub dir: TempDir,
+    pub running: Running,
+    pub client: Client,
+    pub keys: BTreeMap<String, IssuerKey>,
+}
+
+impl World {
+    /// The platform's own schema and guardrails, and no tenant.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let world = Self { dir, keys: BTreeMap::new() };
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+        for file in ["schema.cedarschema", "guardrails.cedar"] {
+            world.write(&format!("policies/{file}"), fs::read_to_string(own.join(file)).unwrap());
+        }
+        world
+    }
+
+    /// `acme` with one function.
+    pub fn with(function: &str, wat: &str) -> Self {
+        Self::new().tenant("acme").function("acme", function, wat)
+    }
+
+    pub fn tenant(mut self, name: &str) -> Self {
+        let key = IssuerKey::generate(&format!("{name}-1"));
+        self.write(&format!("policies/{name}/jwks.json"), json!({"keys": [key.jwk()]}).to_string());
+        self.write(
+            &format!("policies/{name}/tenant.toml"),
+            format!(
+                "[[issuers]]\nissuer = \"{}\"\naudiences = [\"{}\"]\nalgorithms = [\"ES256\"]\nkeys = \"jwks.json\"\n\
+                 roles = \"/roles\"\nscopes = \"/scope\"\n",
+                issuer(name),
+                audience(name)
+            ),
+        );
+        self.write(&format!("policies/{name}/policies.cedar"), PERMIT_ALL);
+        self.keys.insert(name.to_owned(), key);
+        self
+    }
+
+    pub fn function(self, tenant: &str, name: &str, wat: &str) -> Self {
+        let at = format!("functions/{tenant}/{name}");
+        self.write(&format!("{at}/function.toml"), MANIFEST);
+        self.write(&format!("{at}/event.schema.json"), SCHEMA);
+        self.write(&format!("{at}/component.wat"), wat);
+        self
+    }
+
+    /// Puts a file in place of what the builder wrote.
+    pub fn file(self, path: &str, text: &str) -> Self {
+        self.write(path, text);
+        self
+    }
+
+    fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+        write(self.dir.path(), path, text);
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub async fn start(self) -> Live {
+        self.start_with(|_| ()).await
+    }
+
+    pub async fn start_with(self, change: impl FnOnce(&mut Options)) -> Live {
+        let mut options = Options { mode: Mode::Development, ..Options::local(self.dir.path()) };
+        change(&mut options);
+        let running = start(options).await.unwrap_or_else(|error| panic!("the site does not start: {error:?}"));
+        let ca = fs::read_to_string(self.dir.path().join("certs/dev/ca.pem")).unwrap();
+        let client = Client::new(running.address, &ca);
+        Live { dir: self.dir, running, client, keys: self.keys }
+    }
+}
+
+impl Live {
+    pub fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+        write(self.dir.path(), path, text);
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A token of the tenant's issuer, valid until the test bends it.
+    pub fn token(&self, tenant: &str) -> Token {
+        Token::new(tenant, &self.keys[tenant])
+    }
+
+    /// A call of `tenant/function` with a valid token and an empty JSON object.
+    pub fn invoke(&self, function: &str) -> Call<'_> {
+        let tenant = function.split('/').next().unwrap_or_default().to_owned();
+        let token = self.keys.get(&tenant).map(|key| Token::new(&tenant, key).sign());
+        Call {
+            live: self,
+            version: Version::HTTP_11,
+            request: Request::builder().method(Method::POST).uri(format!("https://localhost/{function}")),
+            token,
+            body: None,
+            content_type: Some("application/json".to_owned()),
+        }
+    }
+
+    /// Lines of the audit log, parsed, oldest first.
+    pub fn records(&self) -> Vec<Value> {
+        let mut files: Vec<PathBuf> = Vec::new();
+        collect(&self.dir.path().join(".sandgate/audit"), &mut files);
+        files.sort();
+        files
+            .iter()
+            .flat_map(|f| fs::read_to_string(f).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+            .filter_map(|line| serde_json::from_str(&line).ok())
+            .collect()
+    }
+
+    /// The record of one reply.
+    pub fn record(&self, reply: &Reply) -> Value {
+        let id = reply.header("sandgate-request-id").expect("every reply bears its id");
+        let of = |r: &&Value| r["request_id"] == *id;
+        self.records().iter().find(of).unwrap_or_else(|| panic!("no record of {id}")).clone()
+    }
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|e| e == "jsonl") {
+            files.push(path);
+        }
+    }
+}
+
+fn write(dir: &Path, path: &str, text: impl AsRef<[u8]>) {
+    let path = dir.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// A request in the making.
+pub struct Call<'a> {
+    live: &'a Live,
+    version: Version,
+    request: http::request::Builder,
+    token: Option<String>,
+    body: Option<Body>,
+    content_type: Option<String>,
+}
+
+impl Call<'_> {
+    pub fn http2(mut self) -> Self {
+        self.version = Version::HTTP_2;
+        self
+    }
+
+    pub fn method(mut self, method: Method) -> Self {
+        self.request = self.request.method(method);
+        self
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+
+    pub fn content_type(mut self, value: Option<&str>) -> Self {
+        self.content_type = value.map(str::to_owned);
+        self
+    }
+
+    /// A token as it stands.
+    pub fn bearer(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    pub fn anonymous(mut self) -> Self {
+        self.token = None;
+        self
+    }
+
+    pub fn json(self, value: Value) -> Self {
+        self.text(value.to_string())
+    }
+
+    pub fn text(self, body: impl Into<bytes::Bytes>) -> Self {
+        self.body(full(body))
+    }
+
+    pub fn body(mut self, body: Body) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    pub async fn send(self) -> Reply {
+        let (client, version, request) = self.finish();
+        client.send(version, request).await
+    }
+
+    pub fn finish(self) -> (Client, Version, Request<Body>) {
+        let mut request = self.request;
+        if self.version == Version::HTTP_11 {
+            // HTTP/1.1 sends the path alone, and the authority as `Host`.
+            let uri = request.uri_ref().unwrap().path_and_query().unwrap().to_string();
+            request = request.uri(uri).header("host", "localhost");
+        }
+        if let Some(token) = self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(content_type) = self.content_type {
+            request = request.header("content-type", content_type);
+        }
+        let body = self.body.unwrap_or_else(|| full("{}"));
+        (self.live.client.clone(), self.version, request.body(body).unwrap())
+    }
+}
