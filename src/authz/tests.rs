@@ -191,7 +191,7 @@ fn e02_a_request_that_breaks_the_schema_is_refused() {
     let schema = SCHEMA.replace("binding: String,", "binding: Long,");
     let (platform, diagnostics) = platform(&schema, "");
     assert!(platform.is_none());
-    insta::assert_snapshot!(told(&diagnostics), @r#"policies/schema.cedarschema: what the gateway asks is not valid by this schema: context `{authenticatedAt: datetime("1970-01-01T00:00:00.000Z"), binding: "none", bytes: 1, client: ip("127.0.0.1"), method: "POST", .. }` is not valid for `Action::"invoke"`"#);
+    insta::assert_snapshot!(told(&diagnostics), @r#"policies/schema.cedarschema: what the gateway asks is not valid by this schema: context `{authenticatedAt: datetime("1970-01-01T00:00:00Z"), binding: "none", bytes: 1, client: ip("127.0.0.1"), method: "POST", .. }` is not valid for `Action::"invoke"`"#);
 }
 
 #[test]
