@@ -1,5 +1,7 @@
 //! What it costs to know who is calling: cold (nothing kept, the signature verified) and warm (a kept verdict).
 
+#![expect(clippy::indexing_slicing, reason = "keys of known shape; a bench that panics says so")]
+
 use std::{
     net::Ipv4Addr,
     sync::Arc,
@@ -152,6 +154,17 @@ fn verify(criterion: &mut Criterion) {
             });
         }
     }
+    let (tenant, raw) =
+        ("acme".parse().expect("a name"), toml::from_str::<RawTenant>(TENANT).expect("a tenant"));
+    let source = Source::new("policies/acme/tenant.toml", TENANT);
+    let file = Source::new("jwks.json", keys.to_string());
+    let shared = Shared::new(DEFAULT_TOKEN_CACHE_BYTES, KeyFetch::default());
+    // What a start or reload pays for each tenant.
+    group.bench_function("compile", |bencher| {
+        bencher.iter(|| {
+            Authenticator::compile(&tenant, &raw, &source, &|_| Some(file.clone()), DevKeys::Refused, &shared)
+        });
+    });
     group.finish();
 }
 

@@ -34,7 +34,7 @@ async fn measure() {
     let site = tempfile::tempdir().expect("a folder");
     copy_sample(site.path());
     let gate = start(Options { mode: Mode::Development, ..Options::local(site.path()) }).await.expect("the sample starts");
-    let token = sandgate::cli::token::mint_sample(site.path()).expect("a token");
+    let token = sandgate::cli::token::mint_sample(site.path()).expect("a token").2;
     let bare = bare_echo(&gate).await;
     let body = site.path().join("event.json");
     std::fs::write(&body, br#"{"name":"Ada"}"#).expect("an event");

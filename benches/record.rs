@@ -41,6 +41,7 @@ fn record(n: u64) -> Record {
             errors: vec![],
         }),
         grants: vec![],
+        signals: vec![],
         limits: vec![],
         cpu_us: 12,
         wall_us: 340,

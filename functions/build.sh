@@ -21,13 +21,15 @@ main() {
   tools=${SANDGATE_GUEST_TOOLS:-$(dirname "$functions")/target/guests}
   mkdir -p "$tools"
   tools=$(cd "$tools" && pwd)
+  out=$(mktemp -d "$tools/run.XXXXXX")
+  trap 'rm -r "$out"' EXIT
   local check=no failed=0
   if [ "${1:-}" = --check ]; then check=yes; shift; fi
   [ $# -gt 0 ] || set -- "${ALL[@]}"
   for function in "$@"; do
     cd "$functions/$function"
-    core=$tools/${function#*/}.core.wasm
-    component=$tools/${function#*/}.wasm
+    core=$out/${function#*/}.core.wasm
+    component=$out/${function#*/}.wasm
     if [ -f Cargo.toml ]; then build_rust; else build_c; fi
     componentize
     if [ $check = yes ]; then compare || failed=1; else keep; fi
@@ -44,9 +46,8 @@ build_rust() {
 
 build_c() {
   find_zig
-  local objects=$tools/${function#*/}.objects
-  mkdir -p "$objects"
-  rm -f "$objects"/*.o
+  local objects=$out/${function#*/}
+  mkdir "$objects"
   for source in *.c; do
     "${zig[@]}" cc -c -target wasm32-freestanding -std=c17 -Oz -mbulk-memory -fno-sanitize=all \
       -Wall -Wextra -Werror "$source" -o "$objects/${source%.c}.o"
@@ -78,6 +79,9 @@ EOF
 
 find_rust() {
   [ -z "${rust:-}" ] || return 0
+  # The caller's own flags would give other bytes.
+  unset CARGO_ENCODED_RUSTFLAGS
+  RUSTFLAGS=
   rust_flags=()
   cargo=(cargo)
   local sources
@@ -90,7 +94,7 @@ find_rust() {
     find_debian_rust
   fi
   # No path of the machine ends up in a component: panic messages would carry them.
-  RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=$sources=/rust --remap-path-prefix=$functions=/functions"
+  RUSTFLAGS="$RUSTFLAGS --remap-path-prefix=$sources=/rust --remap-path-prefix=$functions=/functions"
   export RUSTFLAGS="$RUSTFLAGS --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 }
 
@@ -103,7 +107,7 @@ find_debian_rust() {
     std=$(apt-cache depends libstd-rust-web-dev | sed -n 's/.*Depends: \(libstd-rust-web-[0-9.]*\)$/\1/p')
     llvm=$(apt-cache depends "$std" | sed -n 's/.*Depends: \(libllvm[0-9]*\)$/\1/p')
     mkdir -p "$root"
-    (cd "$root" && apt-get download -qq rustc-web "$std" libstd-rust-web-dev rust-web-src "$llvm")
+    (cd "$root" && apt-get download -qq -o APT::Sandbox::User=root rustc-web "$std" libstd-rust-web-dev rust-web-src "$llvm")
     for package in "$root"/*.deb; do dpkg -x "$package" "$root"; done
   fi
   # Linker: rustup's own, or any on PATH.
@@ -112,9 +116,9 @@ find_debian_rust() {
   # rustup's `cargo` would set its own library path before Debian's.
   cargo=(env "LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu" "RUSTC=$root/usr/bin/rustc" RUSTC_BOOTSTRAP=1
     "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$lld" "$(rustc --print sysroot)/bin/cargo")
-  rust_flags=(-Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size)
+  rust_flags=("-Zbuild-std=std,panic_abort" -Zbuild-std-features=optimize_for_size)
   # Where a panic was is of no use: it ends as a trap.
-  RUSTFLAGS="${RUSTFLAGS:-} -Zlocation-detail=none"
+  RUSTFLAGS="-Zlocation-detail=none"
   sources=$root/usr/lib/rustlib/src/rust
   rust="$(LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu "$root/usr/bin/rustc" --version), std built along"
   echo "Rust: Debian's $rust"

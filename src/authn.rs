@@ -22,10 +22,13 @@ mod bearer;
 mod cache;
 mod caller;
 mod claims;
+mod compile;
 pub mod dev;
 mod error;
+mod evidence;
 mod fetch;
 pub mod fuzz;
+mod health;
 mod inspect;
 mod issuer;
 mod json;
@@ -38,7 +41,6 @@ mod tests;
 
 use std::{
     fmt,
-    net::IpAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -47,20 +49,22 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method, header::AUTHORIZATION};
+use http::header::AUTHORIZATION;
 use jsonwebtoken::errors::ErrorKind;
 use serde::de::IgnoredAny;
 
 pub use caller::Caller;
 pub use error::{AuthnError, Check};
+pub use evidence::{Authenticated, Head, Received};
 pub use fetch::KeyFetch;
+pub use health::{KeySetHealth, KeySetState};
 pub use inspect::{CheckResult, Inspection, State, inspect};
 pub use issuer::IssuerPair;
 pub use keys::KeySetError;
 pub use revocation::Revocations;
 
 use crate::{
-    id::{FunctionId, FunctionName, RequestId, TenantName},
+    id::TenantName,
     site::{
         diagnostic::{Diagnostic, Source},
         tenant::RawTenant,
@@ -69,98 +73,10 @@ use crate::{
 use bearer::{BearerToken, OpenToken};
 use cache::{TokenCache, TokenKey};
 use claims::Verified;
-use issuer::{Compiler, IssuerRecord, Keys};
+use compile::Compiler;
+use issuer::{IssuerRecord, Keys};
 use keys::{Fit, Key, KeySet};
 use remote::{Clock, Remotes, Timing, Unavailable};
-
-/// A request as routed. Nobody has been asked yet who sent it.
-#[derive(Debug)]
-pub struct Received<B> {
-    /// Its name in reply, record and log.
-    pub request_id: RequestId,
-    /// The tenant that it is for.
-    pub tenant: TenantName,
-    /// The function that it is for.
-    pub function: FunctionName,
-    /// All of it but the body.
-    pub head: Head,
-    /// The body, unread (INVARIANT Unread).
-    pub body: B,
-}
-
-/// All of a request but its body.
-pub struct Head {
-    /// The method.
-    pub method: Method,
-    /// What follows the function's segment, raw, without the slash before it.
-    pub rest: Option<String>,
-    /// What follows `?`, raw.
-    pub query: Option<String>,
-    /// The headers. Once authenticated, `Authorization` is gone.
-    pub headers: HeaderMap,
-    /// Who is at the other end.
-    pub client: IpAddr,
-    /// Version of TLS: `1.3` or `1.2`.
-    pub tls: &'static str,
-    /// The path as received.
-    pub path: String,
-    /// When the request arrived.
-    pub now: SystemTime,
-}
-
-/// Without headers and query, which may hold credentials (A22).
-impl fmt::Debug for Head {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Head")
-            .field("method", &self.method)
-            .field("client", &self.client)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A request whose sender is known. What they may do is not.
-#[derive(Debug)]
-pub struct Authenticated<B> {
-    received: Received<B>,
-    caller: Arc<Caller>,
-}
-
-impl<B> Authenticated<B> {
-    /// The request's name.
-    pub fn request_id(&self) -> RequestId {
-        self.received.request_id
-    }
-
-    /// The tenant that the request is for: also the caller's.
-    pub fn tenant(&self) -> &TenantName {
-        &self.received.tenant
-    }
-
-    /// The function that the request is for.
-    pub fn function(&self) -> &FunctionName {
-        &self.received.function
-    }
-
-    /// The function's full name.
-    pub fn function_id(&self) -> FunctionId {
-        FunctionId { tenant: self.received.tenant.clone(), function: self.received.function.clone() }
-    }
-
-    /// All of the request but its body.
-    pub fn head(&self) -> &Head {
-        &self.received.head
-    }
-
-    /// Who sent it.
-    pub fn caller(&self) -> &Arc<Caller> {
-        &self.caller
-    }
-
-    /// For the next stage only.
-    pub(crate) fn into_parts(self) -> (Received<B>, Arc<Caller>) {
-        (self.received, self.caller)
-    }
-}
 
 /// What all authenticators of a process share: the cache of verified tokens, the remote key sets, and how these are fetched.
 #[derive(Debug)]
@@ -287,7 +203,7 @@ impl Authenticator {
 
     /// How the key sets are, for readiness.
     pub fn health(&self) -> Vec<KeySetHealth> {
-        self.records.iter().map(|record| health(&self.tenant, record)).collect()
+        self.records.iter().map(|record| health::health(&self.tenant, record)).collect()
     }
 
     async fn caller(&self, token: BearerToken<'_>, now: SystemTime) -> Result<Arc<Caller>, AuthnError> {
@@ -346,8 +262,10 @@ impl Authenticator {
         }
         let (set, key) = find_key(record, open).await?;
         // A1: the key's algorithm; the token's own claim only has to agree with it.
-        let Fit::One(algorithm) = record.fit(&key) else {
-            return Err(AuthnError::Algorithm { issuer: issuer() });
+        let algorithm = match record.fit(&key) {
+            Fit::One(algorithm) => algorithm,
+            Fit::None => return Err(AuthnError::Algorithm { issuer: issuer() }),
+            Fit::Several => return Err(AuthnError::AmbiguousKey { issuer: issuer() }),
         };
         if keys::algorithm_name(algorithm) != open.header.algorithm {
             return Err(AuthnError::Algorithm { issuer: issuer() });
@@ -374,60 +292,6 @@ impl fmt::Debug for Authenticator {
             .field("tenant", &self.tenant)
             .field("issuers", &self.records.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// How one key set is.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct KeySetHealth {
-    /// The tenant.
-    pub tenant: TenantName,
-    /// The issuer.
-    pub issuer: String,
-    /// What can be said of it.
-    pub state: KeySetState,
-    /// How many keys there are.
-    pub keys: usize,
-    /// Seconds since a remote set was last fetched.
-    pub age_seconds: Option<u64>,
-    /// Why the last fetch failed, if it did.
-    pub last_error: Option<String>,
-}
-
-/// The state of a key set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeySetState {
-    /// At hand.
-    Ready,
-    /// Remote, and not asked for yet.
-    Waiting,
-    /// At hand, though the last fetch failed.
-    Stale,
-    /// Not to be had.
-    Unavailable,
-}
-
-fn health(tenant: &TenantName, record: &IssuerRecord) -> KeySetHealth {
-    let (state, keys, age, last_error) = match &record.keys {
-        Keys::Fixed(set) => (KeySetState::Ready, set.keys().len(), None, None),
-        Keys::Absent => (KeySetState::Unavailable, 0, None, Some(KeySetError::Absent.to_string())),
-        Keys::Remote(remote) => match remote.health() {
-            (Some((keys, age, true)), None) => (KeySetState::Ready, keys, Some(age), None),
-            (Some((keys, age, true)), error) => (KeySetState::Stale, keys, Some(age), error),
-            (Some((keys, age, false)), error) => (KeySetState::Unavailable, keys, Some(age), error),
-            (None, None) => (KeySetState::Waiting, 0, None, None),
-            (None, error) => (KeySetState::Unavailable, 0, None, error),
-        },
-    };
-    let issuer = record.issuer.to_string();
-    KeySetHealth {
-        tenant: tenant.clone(),
-        issuer,
-        state,
-        keys,
-        age_seconds: age.map(|age| age.as_secs()),
-        last_error,
     }
 }
 

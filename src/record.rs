@@ -35,8 +35,8 @@ pub use self::{
     chain::{Hash, HashError, Head},
     checkpoint::{CheckpointKey, KeyError, VerifyingKey},
     entry::{
-        CallerEntry, DecisionEntry, GrantEntry, LimitHit, Outcome, Pairs, Record, Refusal, SetBy, SignalEntry, Stage,
-        Start,
+        CallerEntry, DecisionEntry, GrantEntry, LimitHit, Outcome, Pairs, Record, Refusal, SetBy,
+        SignalEntry, Stage, Start,
     },
     log::{AuditLog, Stats, Told},
     metrics::{FunctionMetrics, Metrics},

@@ -10,12 +10,14 @@
 mod artefact;
 mod compile;
 mod engine;
+mod evidence;
 mod inspect;
 mod layout;
 mod limits;
 mod outcome;
 mod pool;
 mod run;
+mod watch;
 mod world;
 
 #[cfg(test)]
@@ -35,8 +37,9 @@ pub use engine::PoolLimits;
 pub use inspect::{Inspection, World, inspect};
 pub use layout::{Layout, LayoutError, LayoutLimits};
 pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy};
-pub use outcome::Outcome;
-pub use run::{Overload, Runner, SandboxError, Usage};
+pub use evidence::Outcome;
+pub use outcome::{Overload, SandboxError, StartError, Usage};
+pub use run::Runner;
 pub use world::{Breach, CallerInput, EventInput, Reply, SignalInput};
 
 use crate::id::TenantName;
@@ -93,10 +96,10 @@ impl fmt::Debug for Sandbox {
 
 impl Sandbox {
     /// Starts the engine, its tick and its threads.
-    pub fn start(settings: &Settings) -> Result<Arc<Self>, SandboxError> {
+    pub fn start(settings: &Settings) -> Result<Arc<Self>, StartError> {
         let engine = engine::engine(&settings.pool)?;
-        let artefacts = settings.data_dir.as_deref().map(|dir| ArtefactStore::open(dir, &engine)).transpose();
-        let artefacts = artefacts.map_err(|source| AdmissionError::Gone { source: Some(source) })?;
+        let artefacts =
+            settings.data_dir.as_deref().map(|dir| ArtefactStore::open(dir, &engine)).transpose()?;
         Ok(Arc::new(Self {
             cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
             instances: Gate::new(settings.pool.instances),

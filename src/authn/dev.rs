@@ -20,7 +20,10 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 use serde_json::{Map, Value, json};
 
-use super::pointer::{Pointer, PointerError};
+use super::{
+    compile::{DEFAULT_MAX_LIFETIME, DEFAULT_TOKEN_TYPE},
+    pointer::{Pointer, PointerError},
+};
 use crate::{
     id::TenantName,
     site::tenant::{RawIssuer, RawTenant},
@@ -178,8 +181,8 @@ pub fn mint(
 ) -> Result<String, MintError> {
     let issuer = choose(tenant, raw, request.issuer.as_deref())?;
     let algorithm = algorithm_of(issuer)?;
-    let most = issuer.max_lifetime.as_ref().map(|span| span.get_ref().0);
-    if let Some(most) = most.filter(|most| request.ttl > *most) {
+    let most = issuer.max_lifetime.as_ref().map_or(DEFAULT_MAX_LIFETIME, |span| span.get_ref().0);
+    if request.ttl > most {
         return Err(MintError::LivesTooLong { most });
     }
     let claims = claims(tenant, issuer, request)?;
@@ -195,7 +198,7 @@ pub fn mint(
     }
     let mut header = Header::new(algorithm);
     let types = issuer.token_types.as_ref().and_then(|types| types.get_ref().first().cloned());
-    header.typ = Some(types.unwrap_or_else(|| "at+jwt".to_owned()));
+    header.typ = Some(types.unwrap_or_else(|| DEFAULT_TOKEN_TYPE.to_owned()));
     header.kid = Some(thumbprint(&public_jwk(&pair, is_ed25519)));
     jsonwebtoken::encode(&header, &claims, &signer).map_err(|_| MintError::Signing)
 }

@@ -72,8 +72,8 @@ pub enum AuthnError {
         /// The issuer record.
         issuer: Arc<str>,
     },
-    /// Several keys fit the token, so none does.
-    #[error("more than one key of issuer `{issuer}` fits the token")]
+    /// Several keys fit the token, or several allowed algorithms its key, so none does.
+    #[error("more than one key or algorithm of issuer `{issuer}` fits the token")]
     AmbiguousKey {
         /// The issuer record.
         issuer: Arc<str>,

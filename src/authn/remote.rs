@@ -203,7 +203,10 @@ impl Remote {
     }
 
     /// Keeps the set fresh for as long as it is used; a set that nobody asks for costs one sleeping task.
+    ///
+    /// Tasks of several revisions or tenants may keep one set; one of them is woken, and passes that on if it is stopped.
     pub(super) async fn keep_fresh(self: Arc<Self>) {
+        let _keeper = Keeper(&self);
         loop {
             while !self.used.load(Ordering::Relaxed) {
                 self.wake.notified().await;
@@ -287,6 +290,13 @@ impl Remote {
         match result {
             Ok(set) => {
                 let set = Arc::new(set);
+                let news =
+                    self.loaded.load().as_ref().is_none_or(|loaded| loaded.set.digest() != set.digest());
+                for (key, problem) in
+                    set.problems.iter().filter(|(_, problem)| news && !problem.is_harmless())
+                {
+                    tracing::warn!(issuer = %self.issuer, key = %key, problem = %problem, "a key of issuer is not used");
+                }
                 let former = self.loaded.load_full().filter(|loaded| loaded.set.digest() == set.digest());
                 // The same document keeps its generation, so cached verdicts outlive an uneventful refresh.
                 let set = former.map_or(set, |loaded| Arc::clone(&loaded.set));
@@ -318,6 +328,17 @@ impl Remote {
 
     fn flight(&self) -> MutexGuard<'_, Flight> {
         self.flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A task that keeps a set fresh. Once stopped, another that waits takes over.
+struct Keeper<'a>(&'a Remote);
+
+impl Drop for Keeper<'_> {
+    fn drop(&mut self) {
+        if self.0.used.load(Ordering::Relaxed) {
+            self.0.wake.notify_one();
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use super::claims::Verified;
 use crate::site::diagnostic::{Diagnostic, Source};
 
-/// What a tenant has revoked.
+/// What a tenant has revoked. Each entry holds for all issuers of the tenant: a `sub`, `jti` or `kid` that two of them
+/// use is revoked at both.
 #[derive(Debug, Clone, Default)]
 pub struct Revocations {
     token_ids: HashSet<String>,

@@ -1,13 +1,13 @@
 //! What is asked of Cedar at the door in: who, `invoke`, which function, and under which circumstances.
 
 use std::{
-    fmt::Write as _,
     net::{IpAddr, Ipv4Addr},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use cedar_policy::{Context, EntityUid, Request, RestrictedExpression};
 use jiff::{Timestamp, tz::Offset};
+use quick_cache::sync::Cache;
 
 use super::{platform::Platform, vocabulary::chain};
 
@@ -36,7 +36,7 @@ pub struct RequestFacts<'a> {
     pub tls: &'a str,
     /// The peer.
     pub client: IpAddr,
-    /// When the request arrived.
+    /// When the request arrived. Policies see it to the second.
     pub now: SystemTime,
     /// When the caller last proved who it is (`auth_time`), if its issuer says.
     pub authenticated_at: Option<SystemTime>,
@@ -62,12 +62,15 @@ impl RequestFacts<'static> {
     pub(super) const BAREST: Self = Self { authenticated_at: None, bytes: None, ..Self::FULLEST };
 }
 
-/// Expressions that every request shares.
-#[derive(Debug)]
+/// Expressions that many requests share. Cedar parses the name of its constructor each time one of `datetime` or `ip` is
+/// made, which costs more than all the rest of a request; clones are cheap.
 pub(super) struct Constants {
     nothing: RestrictedExpression,
     tls_13: RestrictedExpression,
     unbound: RestrictedExpression,
+    /// By seconds of Unix time.
+    instants: Cache<u64, RestrictedExpression>,
+    peers: Cache<IpAddr, RestrictedExpression>,
 }
 
 impl Constants {
@@ -76,7 +79,32 @@ impl Constants {
             nothing: RestrictedExpression::new_set([]),
             tls_13: RestrictedExpression::new_string("1.3".to_owned()),
             unbound: RestrictedExpression::new_string("none".to_owned()),
+            instants: Cache::new(MAX_SHARED),
+            peers: Cache::new(MAX_SHARED),
         }
+    }
+
+    /// `datetime("2026-01-31T12:00:00Z")`, to the second: `auth_time` is no finer, and one text serves all requests of a
+    /// second.
+    fn instant(&self, time: SystemTime) -> Result<RestrictedExpression, RequestError> {
+        let seconds = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+        if let Some(shared) = self.instants.get(&seconds) {
+            return Ok(shared);
+        }
+        let made = RestrictedExpression::new_datetime(instant(seconds)?);
+        self.instants.insert(seconds, made.clone());
+        Ok(made)
+    }
+
+    /// An IPv4 peer of a dual-stack socket is written as IPv4, or no rule about `10.0.0.0/8` would see it.
+    fn peer(&self, client: IpAddr) -> RestrictedExpression {
+        let client = client.to_canonical();
+        if let Some(shared) = self.peers.get(&client) {
+            return shared;
+        }
+        let made = RestrictedExpression::new_ip(client.to_string());
+        self.peers.insert(client, made.clone());
+        made
     }
 }
 
@@ -93,16 +121,15 @@ pub(super) fn build(
         ("method".to_owned(), text(facts.method)),
         ("path".to_owned(), text(facts.path)),
         ("tls".to_owned(), if facts.tls == "1.3" { constants.tls_13.clone() } else { text(facts.tls) }),
-        // An IPv4 peer of a dual-stack socket is written as IPv4, or no rule about `10.0.0.0/8` would see it.
-        ("client".to_owned(), RestrictedExpression::new_ip(facts.client.to_canonical().to_string())),
-        ("now".to_owned(), instant(facts.now)?),
+        ("client".to_owned(), constants.peer(facts.client)),
+        ("now".to_owned(), constants.instant(facts.now)?),
         ("via".to_owned(), constants.nothing.clone()),
         (
             "binding".to_owned(),
             if facts.binding == "none" { constants.unbound.clone() } else { text(facts.binding) },
         ),
     ];
-    let authenticated_at = facts.authenticated_at.map(instant).transpose()?;
+    let authenticated_at = facts.authenticated_at.map(|at| constants.instant(at)).transpose()?;
     let bytes = facts.bytes.map(|n| RestrictedExpression::new_long(i64::try_from(n).unwrap_or(i64::MAX)));
     let optional = [("authenticatedAt", authenticated_at), ("bytes", bytes)];
     let given = optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
@@ -113,25 +140,15 @@ pub(super) fn build(
         .map_err(|error| RequestError { detail: chain(&error) })
 }
 
-/// `datetime("2026-01-31T12:00:00.000Z")`.
-fn instant(time: SystemTime) -> Result<RestrictedExpression, RequestError> {
+/// `2026-01-31T12:00:00Z`.
+fn instant(seconds: u64) -> Result<String, RequestError> {
     let out_of_range = || RequestError { detail: "a time is out of range".to_owned() };
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let millis = i64::try_from(since.as_millis()).map_err(|_| out_of_range())?;
-    let at = Timestamp::from_millisecond(millis).map_err(|_| out_of_range())?;
-    let at = Offset::UTC.to_datetime(at);
-    let mut text = String::with_capacity(24);
-    write!(
-        text,
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-        at.year(),
-        at.month(),
-        at.day(),
-        at.hour(),
-        at.minute(),
-        at.second(),
-        at.millisecond()
-    )
-    .map_err(|_| out_of_range())?;
-    Ok(RestrictedExpression::new_datetime(text))
+    let seconds = i64::try_from(seconds).map_err(|_| out_of_range())?;
+    let at = Offset::UTC.to_datetime(Timestamp::from_second(seconds).map_err(|_| out_of_range())?);
+    let (year, month, day) = (at.year(), at.month(), at.day());
+    let (hour, minute, second) = (at.hour(), at.minute(), at.second());
+    Ok(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"))
 }
+
+/// Most instants and most peers whose expressions are shared: about 300 bytes each (invariant **Bounded**).
+const MAX_SHARED: usize = 4_096;

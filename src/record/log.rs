@@ -158,23 +158,23 @@ impl AuditLog {
     /// checkpoints, each when it is due at `now`.
     pub async fn tick(&self, now: SystemTime) -> Result<(), AuditError> {
         let mut keeper = self.keeper.lock().await;
-        let due = lock(&self.aggregates).due(now);
-        self.write_aggregates(due).await?;
-
+        // A step that fails does not keep the others from theirs: removal is what frees a full disk.
         let aged = keeper.aged.is_none_or(|aged| since(now, aged) >= AGE_EVERY);
         if aged {
             keeper.aged = Some(now);
         }
         let age = self.retain.age.filter(|_| aged);
-        self.remove(&self.invocations, Retain { age, ..self.retain }, now).await?;
+        let removed = self.remove(&self.invocations, Retain { age, ..self.retain }, now).await;
+
+        let due = lock(&self.aggregates).due(now);
+        let counted = self.write_aggregates(due).await;
         let budget = Retain { bytes: Some(self.refused_budget), age: None };
-        self.remove(&self.refused, budget, now).await?;
+        let shed = self.remove(&self.refused, budget, now).await;
 
         let checkpointed = *keeper.checkpointed.get_or_insert(now);
-        if since(now, checkpointed) >= self.checkpoint_every {
-            self.checkpoint(&mut keeper, now).await?;
-        }
-        Ok(())
+        let due = since(now, checkpointed) >= self.checkpoint_every;
+        let signed = if due { self.checkpoint(&mut keeper, now).await } else { Ok(()) };
+        removed.and(counted).and(shed).and(signed)
     }
 
     /// At shutdown, after the last reply: writes what is counted and signs where the chains end. Nothing is accepted

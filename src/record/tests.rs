@@ -278,6 +278,42 @@ async fn a_crash_while_a_segment_begins_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_line_that_is_being_written_is_no_fault_while_the_gateway_runs() {
+    let world = World::new();
+    let log = world.open();
+    fill(&log, 3).await;
+    let path = world.segments().pop().unwrap();
+    let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+    file.write_all(b"{\"seq\":5,\"prev\":\"").unwrap();
+    assert!(world.faults().is_empty(), "{}", world.report());
+    drop(log);
+    assert_eq!(world.faults(), [FaultKind::Torn]);
+    drop(world.open());
+    let report = world.report();
+    assert!(report.faults.is_empty() && report.recovered == 1, "{report}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_freed_by_what_need_not_be_kept() {
+    let world = World::new();
+    let disk = Arc::new(FullDisk::default());
+    let medium = Arc::new(On(disk.clone())) as Arc<dyn Medium>;
+    let retain = Retain { bytes: Some(20 << 10), age: None };
+    let log = AuditLog::open_on(&world.path(), Options { retain, ..small_segments() }, &medium).unwrap();
+    disk.room.store(1 << 20, SeqCst);
+    log.tick(at(0)).await.unwrap();
+    fill(&log, 60).await;
+    let before = world.segments().len();
+    disk.room.store(0, SeqCst);
+    log.refused_unauthenticated(refusal("192.0.2.9".parse().unwrap(), 0)).await;
+    // Room for the tombstone, even in a new segment; not for the count as well.
+    disk.room.store(900, SeqCst);
+    assert!(log.tick(at(20)).await.is_err());
+    assert!(world.segments().len() < before);
+    assert!(world.faults().is_empty(), "{}", world.report());
+}
+
+#[tokio::test]
 async fn e07_a_start_appends_nothing_to_a_chain_that_was_edited() {
     let world = World::new();
     fill(&world.open(), 5).await;
@@ -701,20 +737,20 @@ async fn a_million_refusals_stay_within_their_budget_and_push_nobody_out() {
     fill(&log, 5).await;
     let (mut recorded, mut counted) = (0, 0);
     for n in 0..1_000_000_u32 {
-        // 250 000 networks, 1 000 refusals a second.
+        // 250 000 networks, 5 000 refusals a second.
         let client = IpAddr::V4(Ipv4Addr::from_bits((n % 250_000) << 8));
-        match log.refused_unauthenticated(refusal(client, u64::from(n / 1000))).await {
+        match log.refused_unauthenticated(refusal(client, u64::from(n / 5000))).await {
             Told::Recorded(_) => recorded += 1,
             Told::Counted => counted += 1,
         }
-        if n % 1000 == 0 {
-            log.tick(at(u64::from(n / 1000))).await.unwrap();
+        if n % 5000 == 0 {
+            log.tick(at(u64::from(n / 5000))).await.unwrap();
         }
     }
-    log.close(at(1000)).await.unwrap();
+    log.close(at(200)).await.unwrap();
     drop(log);
     assert_eq!(recorded + counted, 1_000_000);
-    assert!(recorded < 250_000, "{recorded}");
+    assert!(recorded < 50_000, "{recorded}");
     let segments = Segment::list(&world.path().join(REFUSED)).unwrap();
     let bytes: u64 = segments.iter().map(|segment| fs::metadata(&segment.path).unwrap().len()).sum();
     // The last flush comes after the last tick, so one flush more than the budget may be there.

@@ -472,6 +472,10 @@ impl Walk {
             if !explained {
                 self.fault(FaultKind::StartRemoved { seq: start.seq + 1 });
             }
+            let vouched = self.vouched.heads.get(&start.seq).filter(|vouched| vouched.hash != start.hash);
+            if let Some(time) = vouched.map(|vouched| shown(&vouched.time)) {
+                self.fault(FaultKind::Rewritten { seq: start.seq, time });
+            }
         }
         self.report.last_seq = self.head.map(|head| head.seq);
         self.report.last_hash = self.head.and_then(|head| head.hash);

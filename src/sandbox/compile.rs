@@ -209,8 +209,8 @@ impl Compiler {
     ) -> Result<Arc<Component>, AdmissionError> {
         let digest = Digest::of(bytes);
         let component = self.known(digest, origin);
-        let stored = self.artefacts.as_ref().is_some_and(|store| store.holds(&digest));
-        if !stored && component.ready().is_none() {
+        let stored = || self.artefacts.as_ref().is_some_and(|store| store.holds(&digest));
+        if component.ready().is_none() && !stored() {
             component.load_or(|| self.compile(&digest, bytes))?;
         }
         Ok(component)

@@ -10,7 +10,7 @@ use wasmtime::{
     WasmFeatures,
 };
 
-use super::SandboxError;
+use super::StartError;
 
 /// How often guests look up, in milliseconds.
 ///
@@ -141,8 +141,8 @@ pub(super) fn config(pool: &PoolLimits) -> Config {
 }
 
 /// Builds the engine.
-pub(super) fn engine(pool: &PoolLimits) -> Result<Engine, SandboxError> {
-    Engine::new(&config(pool)).map_err(|e| SandboxError::internal(format!("engine refused: {e:#}")))
+pub(super) fn engine(pool: &PoolLimits) -> Result<Engine, StartError> {
+    Engine::new(&config(pool)).map_err(|e| StartError::Engine { reason: format!("{e:#}") })
 }
 
 /// The thread that lets guests look up: one for the engine, of its own, so that neither a guest nor a busy runtime can
@@ -154,7 +154,7 @@ pub(super) struct Ticker {
 }
 
 impl Ticker {
-    pub(super) fn start(engine: &Engine) -> Result<Self, SandboxError> {
+    pub(super) fn start(engine: &Engine) -> Result<Self, StartError> {
         let engine = engine.weak();
         let (stop, stopped) = mpsc::channel::<()>();
         thread::Builder::new()
@@ -167,7 +167,7 @@ impl Ticker {
                     engine.increment_epoch();
                 }
             })
-            .map_err(|e| SandboxError::internal(format!("no thread for the tick: {e}")))?;
+            .map_err(StartError::Thread)?;
         Ok(Self { _stop: stop })
     }
 }

@@ -1,68 +1,101 @@
-//! The last stage: evidence in, a function's checked reply out.
+//! What comes of an invocation: an answer or the reason for none, and what it used.
 
-use super::{CallerInput, EventInput, Runner, SandboxError, SignalInput, Usage};
-use crate::event::{CheckedReply, RawReply, ReplyRules, Validated};
+use std::time::Duration;
 
-/// What a function answered, checked against its contract.
-///
-/// INVARIANT (Evidence): made by [`Runner::run`] alone.
-#[derive(Debug)]
-pub struct Outcome {
-    reply: CheckedReply,
+use super::{AdmissionError, ArtefactError, Breach, LimitHit};
+
+/// What an invocation used, whether it succeeded or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Thread CPU time, that of an abandoned slice included. Of a call shorter than a tick it is the time that the call took,
+    /// which is never less.
+    pub cpu: Duration,
+    /// From call to answer.
+    pub wall: Duration,
+    /// Most memory at once: all memories and tables, in bytes.
+    pub peak_memory: u64,
+    /// The component had to be loaded first.
+    pub cold: bool,
+    /// The call outlived its slice and was run again on a CPU thread.
+    pub retried: bool,
+    /// Limits that were met, in order; a guest may meet its memory limit and still answer.
+    pub hits: Vec<LimitHit>,
 }
 
-impl Outcome {
-    /// The reply.
-    pub fn reply(&self) -> &CheckedReply {
-        &self.reply
-    }
-
-    /// The reply, to be sent.
-    pub fn into_reply(self) -> CheckedReply {
-        self.reply
-    }
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The guest did what Wasm forbids, or gave up.
+    #[error("the function trapped: {reason}")]
+    Trapped {
+        /// The engine's name for it.
+        reason: String,
+    },
+    /// The guest could not go on within its memory.
+    #[error("the function failed after it met its {0}")]
+    OutOfMemory(LimitHit),
+    /// Out of CPU time.
+    #[error("the function met its {0}")]
+    CpuExhausted(LimitHit),
+    /// Out of time on the wall.
+    #[error("the function met its {0}")]
+    WallExhausted(LimitHit),
+    /// More answer than allowed.
+    #[error("the function's answer exceeded its {0}")]
+    ResponseTooLarge(LimitHit),
+    /// An answer that the contract does not know.
+    #[error("the function broke its contract: {0}")]
+    ContractBroken(#[from] Breach),
+    /// An answer that the manifest does not allow.
+    #[error("the function broke its contract")]
+    ReplyRefused(#[from] crate::event::ReplyError),
+    /// No room now.
+    #[error("no room for another invocation: {0}")]
+    Overloaded(Overload),
+    /// The component could not be loaded.
+    #[error("the function's component could not be loaded")]
+    Admission(#[from] AdmissionError),
+    /// Our bug.
+    #[error("internal fault in the sandbox: {message}")]
+    Internal {
+        /// What is known.
+        message: String,
+    },
 }
 
-impl Runner {
-    /// Runs the function on its event and checks what it answers; `usage` tells what that cost, even if it fails.
-    pub async fn run(
-        &self,
-        validated: Validated,
-        replies: &ReplyRules,
-        usage: &mut Usage,
-    ) -> Result<Outcome, SandboxError> {
-        let reply = {
-            let (event, caller) = (validated.event(), validated.caller());
-            let request_id = validated.request_id().to_string();
-            let roles: Vec<&str> = caller.roles().iter().map(String::as_str).collect();
-            let scopes: Vec<&str> = caller.scopes().iter().map(String::as_str).collect();
-            let headers: Vec<(&str, &str)> =
-                event.headers().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-            let signals: Vec<SignalInput<'_>> = event
-                .signals()
-                .iter()
-                .map(|signal| SignalInput { pointer: &signal.pointer, kind: signal.kind.as_str() })
-                .collect();
-            let input = EventInput {
-                request_id: &request_id,
-                caller: CallerInput { id: caller.id(), roles: &roles, scopes: &scopes },
-                method: event.method().as_str(),
-                rest: event.rest(),
-                query: event.query(),
-                headers: &headers,
-                content_type: event.content_type(),
-                body: event.body(),
-                raw: event.raw().map(|raw| &raw[..]),
-                signals: &signals,
-            };
-            self.run_event(input, usage).await?
-        };
-        let raw = RawReply {
-            status: reply.status,
-            content_type: reply.content_type,
-            headers: reply.headers,
-            body: reply.body.into(),
-        };
-        Ok(Outcome { reply: replies.check(raw)? })
+/// Why the sandbox does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine refuses its configuration, or the machine refuses the engine its address space.
+    #[error("the engine does not start: {reason}")]
+    Engine {
+        /// The engine's words.
+        reason: String,
+    },
+    /// No thread.
+    #[error("a thread of the sandbox does not start")]
+    Thread(#[source] std::io::Error),
+    /// The artefact store.
+    #[error(transparent)]
+    Artefacts(#[from] ArtefactError),
+}
+
+/// Where there was no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Overload {
+    /// Too many invocations of this function in flight.
+    #[error("{0}")]
+    Function(LimitHit),
+    /// The queue for CPU threads is full, or this tenant's share of it.
+    #[error("the queue for threads is full")]
+    Queue,
+    /// Every slot of the instance pool is taken.
+    #[error("every instance is in use")]
+    Instances,
+}
+
+impl SandboxError {
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::Internal { message: message.into() }
     }
 }

@@ -6,11 +6,12 @@
 use std::{
     collections::VecDeque,
     num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
-use super::SandboxError;
+use super::StartError;
 
 /// One invocation, to be run on some thread.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
@@ -48,7 +49,7 @@ impl std::fmt::Debug for Queue {
 
 impl CpuPool {
     /// Starts the threads; at most `capacity` jobs wait for them.
-    pub(super) fn start(threads: NonZeroUsize, capacity: usize) -> Result<Self, SandboxError> {
+    pub(super) fn start(threads: NonZeroUsize, capacity: usize) -> Result<Self, StartError> {
         let pool = Self { shared: Arc::default(), capacity };
         for number in 0..threads.get() {
             let shared = Arc::clone(&pool.shared);
@@ -56,10 +57,12 @@ impl CpuPool {
                 .name(format!("sandbox-cpu-{number}"))
                 .spawn(move || {
                     while let Some(job) = shared.next() {
-                        job();
+                        // A job catches its guest's panics; should it panic itself, whoever waits for it is told by its
+                        // closed channel, and the thread serves the next.
+                        catch_unwind(AssertUnwindSafe(job)).ok();
                     }
                 })
-                .map_err(|e| SandboxError::internal(format!("no thread for guests: {e}")))?;
+                .map_err(StartError::Thread)?;
         }
         Ok(pool)
     }
@@ -164,6 +167,15 @@ mod tests {
         drop(done);
         let order: Vec<_> = (0..6).map(|_| order.recv().unwrap()).collect();
         assert_eq!(order, ["a1", "b1", "a2", "b2", "a3", "a4"]);
+    }
+
+    #[test]
+    fn f29_a_job_that_panics_costs_no_thread() {
+        let pool = CpuPool::start(NonZeroUsize::MIN, 4).unwrap();
+        let (done, told) = mpsc::channel();
+        pool.submit(&"a".into(), Box::new(|| panic!("on purpose"))).unwrap();
+        pool.submit(&"a".into(), Box::new(move || done.send(1).unwrap())).unwrap();
+        assert_eq!(told.recv(), Ok(1));
     }
 
     #[test]

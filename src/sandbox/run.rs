@@ -10,20 +10,19 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 
 use super::{
-    AdmissionError, Breach, Component, LimitHit, LimitName, Limits, Reply, Sandbox,
+    Breach, Component, LimitHit, LimitName, Limits, Overload, Reply, Sandbox, SandboxError, Usage,
     compile::{Loaded, printable},
-    engine::TICK_MS,
     limits::{Meter, TooLargeInline},
+    watch::{SLICE, Stop, Waiting, Watch},
     world::{self, EventBuffer, EventInput, Refused},
 };
 
@@ -40,84 +39,6 @@ struct Inner {
     in_flight: Gate,
     /// Above zero: recent calls outlived their slice.
     heavy: AtomicU32,
-}
-
-/// What an invocation used, whether it succeeded or not.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Thread CPU time, that of an abandoned slice included.
-    pub cpu: Duration,
-    /// From call to answer.
-    pub wall: Duration,
-    /// Most memory at once: all memories and tables, in bytes.
-    pub peak_memory: u64,
-    /// The component had to be loaded first.
-    pub cold: bool,
-    /// The call outlived its slice and was run again on a CPU thread.
-    pub retried: bool,
-    /// Limits that were met, in order; a guest may meet its memory limit and still answer.
-    pub hits: Vec<LimitHit>,
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    /// The guest did what Wasm forbids, or gave up.
-    #[error("the function trapped: {reason}")]
-    Trapped {
-        /// The engine's name for it.
-        reason: String,
-    },
-    /// The guest could not go on within its memory.
-    #[error("the function failed after it met its {0}")]
-    OutOfMemory(LimitHit),
-    /// Out of CPU time.
-    #[error("the function met its {0}")]
-    CpuExhausted(LimitHit),
-    /// Out of time on the wall.
-    #[error("the function met its {0}")]
-    WallExhausted(LimitHit),
-    /// More answer than allowed.
-    #[error("the function's answer exceeded its {0}")]
-    ResponseTooLarge(LimitHit),
-    /// An answer that the contract does not know.
-    #[error("the function broke its contract: {0}")]
-    ContractBroken(#[from] Breach),
-    /// An answer that the manifest does not allow.
-    #[error("the function broke its contract")]
-    ReplyRefused(#[from] crate::event::ReplyError),
-    /// No room now.
-    #[error("no room for another invocation: {0}")]
-    Overloaded(Overload),
-    /// The component could not be loaded.
-    #[error("the function's component could not be loaded")]
-    Admission(#[from] AdmissionError),
-    /// Our bug.
-    #[error("internal fault in the sandbox: {message}")]
-    Internal {
-        /// What is known.
-        message: String,
-    },
-}
-
-/// Where there was no room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Overload {
-    /// Too many invocations of this function in flight.
-    #[error("{0}")]
-    Function(LimitHit),
-    /// The queue for CPU threads is full, or this tenant's share of it.
-    #[error("the queue for threads is full")]
-    Queue,
-    /// Every slot of the instance pool is taken.
-    #[error("every instance is in use")]
-    Instances,
-}
-
-impl SandboxError {
-    pub(super) fn internal(message: impl Into<String>) -> Self {
-        Self::Internal { message: message.into() }
-    }
 }
 
 impl Runner {
@@ -170,13 +91,19 @@ impl Runner {
             return Err(SandboxError::Overloaded(Overload::Function(hit)));
         }
         let permit = Permit(Arc::clone(inner));
+        let deadline = started + inner.limits.wall.value.0;
         if inner.component.ready().is_none() {
             usage.cold = true;
             let component = Arc::clone(&inner.component);
             let loading = tokio::task::spawn_blocking(move || component.load().map(|_| ()));
-            loading.await.map_err(|e| SandboxError::internal(format!("loading failed: {e}")))??;
+            match tokio::time::timeout_at(deadline.into(), loading).await {
+                Ok(loaded) => {
+                    loaded.map_err(|e| SandboxError::internal(format!("loading failed: {e}")))??
+                }
+                // Loading goes on, and a later call finds the component loaded.
+                Err(_) => return Err(self.out_of_wall(usage)),
+            }
         }
-        let deadline = started + inner.limits.wall.value.0;
         if inner.heavy.load(Ordering::Relaxed) == 0 {
             let attempt = inner.attempt(event.clone(), Watch::slice(&inner.limits, deadline));
             attempt.add_to(usage);
@@ -200,13 +127,14 @@ impl Runner {
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
         let (send, receive) = oneshot::channel();
-        let progress = Arc::new(Progress::default());
-        let watch = Watch::whole(&self.0.limits, deadline, Arc::clone(&progress));
+        let waiting = Waiting::default();
+        let progress = waiting.progress();
         let inner = Arc::clone(&self.0);
         let job = move || {
-            if watch.progress.as_ref().is_some_and(|progress| progress.cancelled.load(Ordering::Relaxed)) {
+            if progress.is_cancelled() {
                 return;
             }
+            let watch = Watch::whole(&inner.limits, deadline, progress);
             let attempt = event.with(|event| inner.attempt(event, watch));
             inner.note(&attempt);
             // The caller may call again as soon as it has its answer.
@@ -214,7 +142,6 @@ impl Runner {
             // Nobody waits any more if the call was cancelled.
             send.send(attempt).ok();
         };
-        let _cancel = CancelOnDrop(Arc::clone(&progress));
         self.0
             .sandbox
             .cpu
@@ -230,21 +157,23 @@ impl Runner {
             }
             Ok(Err(_)) => Err(SandboxError::internal("the threads for guests are gone")),
             Err(_) => {
-                usage.cpu += Duration::from_nanos(progress.cpu_ns.load(Ordering::Relaxed));
-                usage.peak_memory = usage.peak_memory.max(progress.peak.load(Ordering::Relaxed));
-                let hit = self.0.limits.hit(LimitName::Wall);
-                usage.hits.push(hit);
-                Err(SandboxError::WallExhausted(hit))
+                usage.cpu += waiting.cpu();
+                usage.peak_memory = usage.peak_memory.max(waiting.peak_memory());
+                Err(self.out_of_wall(usage))
             }
         }
+    }
+
+    fn out_of_wall(&self, usage: &mut Usage) -> SandboxError {
+        let hit = self.0.limits.hit(LimitName::Wall);
+        usage.hits.push(hit);
+        SandboxError::WallExhausted(hit)
     }
 }
 
 impl Inner {
     /// One store, one instance, one call.
-    fn attempt(&self, event: EventInput<'_>, mut watch: Watch) -> Attempt {
-        let started = thread_cpu();
-        watch.started = started;
+    fn attempt(&self, event: EventInput<'_>, watch: Watch) -> Attempt {
         let Some(loaded) = self.component.ready() else {
             return Attempt::failed(SandboxError::internal("the component is not loaded"));
         };
@@ -252,9 +181,7 @@ impl Inner {
             return Attempt::failed(SandboxError::Overloaded(Overload::Instances));
         }
         let _slot = Slot(&self.sandbox.instances);
-        let mut attempt = guarded(|| self.call(loaded, event, watch));
-        attempt.cpu = thread_cpu().saturating_sub(started);
-        attempt
+        guarded(|| self.call(loaded, event, watch))
     }
 
     fn call(&self, loaded: &Loaded, event: EventInput<'_>, watch: Watch) -> Attempt {
@@ -268,7 +195,10 @@ impl Inner {
         store.set_max_component_handles(MAX_HANDLES);
         // Armed before instantiation, since start functions run.
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|store| store.data().watch.tick(&store.data().meter));
+        store.epoch_deadline_callback(|mut store| {
+            let State { meter, watch } = store.data_mut();
+            watch.tick(meter)
+        });
         let called = loaded
             .pre
             .instantiate(&mut store)
@@ -295,7 +225,10 @@ impl Inner {
         {
             hits.push(*hit);
         }
-        Attempt { result, hits, peak: meter.peak() as u64, cpu: Duration::ZERO }
+        let (peak, clock) = (meter.peak() as u64, store.data().watch.clock());
+        // Resetting the instance's slot is part of what the call costs.
+        drop(store);
+        Attempt { result, hits, peak, cpu: clock.used() }
     }
 
     /// What an error of the engine means.
@@ -381,65 +314,6 @@ pub(super) struct State {
     watch: Watch,
 }
 
-/// Decides at each tick whether the guest goes on.
-struct Watch {
-    /// CPU time of the thread that runs it when the try began.
-    started: Duration,
-    cpu: Duration,
-    deadline: Instant,
-    inline: bool,
-    progress: Option<Arc<Progress>>,
-}
-
-/// What the waiting side may know of a guest that still runs, and how it stops it.
-#[derive(Default)]
-struct Progress {
-    cancelled: AtomicBool,
-    cpu_ns: AtomicU64,
-    peak: AtomicU64,
-}
-
-/// Why the watch stops a guest.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-enum Stop {
-    #[error("the slice is over")]
-    Slice,
-    #[error("out of CPU time")]
-    Cpu,
-    #[error("out of time")]
-    Wall,
-}
-
-impl Watch {
-    fn slice(limits: &Limits, deadline: Instant) -> Self {
-        Self { started: Duration::ZERO, cpu: limits.cpu.value.0, deadline, inline: true, progress: None }
-    }
-
-    fn whole(limits: &Limits, deadline: Instant, progress: Arc<Progress>) -> Self {
-        let progress = Some(progress);
-        Self { started: Duration::ZERO, cpu: limits.cpu.value.0, deadline, inline: false, progress }
-    }
-
-    fn tick(&self, meter: &Meter) -> wasmtime::Result<UpdateDeadline> {
-        let used = thread_cpu().saturating_sub(self.started);
-        let mut cancelled = false;
-        if let Some(progress) = &self.progress {
-            progress.cpu_ns.store(u64::try_from(used.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-            progress.peak.store(meter.peak() as u64, Ordering::Relaxed);
-            cancelled = progress.cancelled.load(Ordering::Relaxed);
-        }
-        if used >= self.cpu {
-            Err(Stop::Cpu.into())
-        } else if cancelled || Instant::now() >= self.deadline {
-            Err(Stop::Wall.into())
-        } else if self.inline && used >= SLICE {
-            Err(Stop::Slice.into())
-        } else {
-            Ok(UpdateDeadline::Continue(1))
-        }
-    }
-}
-
 /// Counts what is in flight.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -484,21 +358,6 @@ impl Drop for Slot<'_> {
     }
 }
 
-/// Stops a guest that nobody waits for.
-struct CancelOnDrop(Arc<Progress>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancelled.store(true, Ordering::Relaxed);
-    }
-}
-
-fn thread_cpu() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    // The kernel's CPU clocks begin at zero, so neither part is negative.
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
-}
-
 /// A panic of the engine unwinds through the store, which drops the instance; nothing else was shared with it.
 fn guarded(call: impl FnOnce() -> Attempt) -> Attempt {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Attempt::failed(panicked(&*panic)))
@@ -509,10 +368,6 @@ fn panicked(panic: &(dyn Any + Send)) -> SandboxError {
     let told = told.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     SandboxError::internal(format!("panic: {}", printable(told.unwrap_or("without a message"))))
 }
-
-/// CPU time that a guest may spend on an I/O thread. The tick that notices comes up to one tick later, so the thread is held
-/// for 3 ms at most, within the 5 ms that the contract gives a tick.
-const SLICE: Duration = Duration::from_millis(TICK_MS / 2);
 
 /// Quick calls in a row after which a heavy function is tried on an I/O thread again: each wrong guess costs a slice.
 const HEAVY: u32 = 16;

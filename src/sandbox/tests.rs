@@ -24,9 +24,11 @@ fn sandbox_with(adjust: impl FnOnce(&mut Settings)) -> Arc<Sandbox> {
 
 /// Generous to time, so that a busy machine fails no test; tight where a guest is to meet a limit.
 fn limits(adjust: impl FnOnce(&mut Limits)) -> Limits {
-    let mut limits = Limits::default();
-    limits.cpu = Limit { value: ms(10_000), set_by: Platform };
-    limits.wall = Limit { value: ms(60_000), set_by: Platform };
+    let mut limits = Limits {
+        cpu: Limit { value: ms(10_000), set_by: Platform },
+        wall: Limit { value: ms(60_000), set_by: Platform },
+        ..Limits::default()
+    };
     adjust(&mut limits);
     limits
 }

@@ -18,7 +18,7 @@ use crate::{
     http::health::{self, Mode},
     pipeline::{Builder, FaultyPlatform, Gateway},
     record::{self, AuditError, AuditLog, CheckpointKey, Metrics},
-    sandbox::{AdmissionLimits, PoolLimits, Sandbox, SandboxError, Settings},
+    sandbox::{self, AdmissionLimits, PoolLimits, Sandbox, Settings},
     site::{
         Site,
         config::{Durability, ServerConfig},
@@ -84,7 +84,7 @@ pub enum StartError {
     Audit(#[from] AuditError),
     /// The engine.
     #[error(transparent)]
-    Sandbox(#[from] SandboxError),
+    Sandbox(#[from] sandbox::StartError),
     /// Material for development.
     #[error(transparent)]
     Dev(#[from] DevError),

@@ -90,7 +90,12 @@ impl Default for Limits {
             wall: smallest(most.limits.wall, &none.wall, &none.wall, usual.wall),
             memory: smallest(most.limits.memory, &none.memory, &none.memory, usual.memory),
             response: smallest(most.limits.response, &none.response, &none.response, usual.response),
-            concurrency: smallest(most.limits.concurrency, &none.concurrency, &none.concurrency, usual.concurrency),
+            concurrency: smallest(
+                most.limits.concurrency,
+                &none.concurrency,
+                &none.concurrency,
+                usual.concurrency,
+            ),
             event: smallest(most.events.max_bytes, &None, &None, DEFAULT_EVENT),
         }
     }

@@ -113,6 +113,8 @@ pub(super) fn tenant(
     let none = RawLimits::default();
     let ceilings = raw.as_ref().map_or(&none, |raw| &raw.ceilings);
     let functions = reading.functions(dir, name, config, ceilings, manifests);
+    // What cannot be read looks empty; mended, it may be.
+    reading.diagnostics.iter().for_each(|diagnostic| reading.hasher.part(diagnostic.one_line()));
     Found::Tenant(Box::new(TenantSources {
         name: name.clone(),
         raw,

@@ -98,7 +98,14 @@ fn assemble(
     tenants: BTreeMap<TenantName, Arc<TenantSources>>,
     strays: BTreeMap<String, Diagnostic>,
 ) -> Site {
-    platform.diagnostics.extend(check::shared_issuers(tenants.values().map(|tenant| &**tenant)));
+    let shared = check::shared_issuers(tenants.values().map(|tenant| &**tenant));
+    if !shared.is_empty() {
+        let mut hasher = Hasher::new();
+        hasher.part(platform.fingerprint.as_bytes());
+        shared.iter().for_each(|diagnostic| hasher.part(diagnostic.one_line()));
+        platform.fingerprint = hasher.finish();
+        platform.diagnostics.extend(shared);
+    }
     let mut hasher = Hasher::new();
     hasher.part(platform.fingerprint.as_bytes());
     for (name, tenant) in &tenants {
@@ -143,6 +150,8 @@ pub(super) fn platform(dir: &Path) -> PlatformSources {
     for path in config.named_files() {
         hasher.part(stamp_anywhere(&dir.join(path)));
     }
+    // What is missing looks empty; an operator may mend it with an empty file.
+    diagnostics.iter().for_each(|diagnostic| hasher.part(diagnostic.one_line()));
     PlatformSources { config, schema, guardrails, diagnostics, fingerprint: hasher.finish() }
 }
 

@@ -84,6 +84,9 @@ fn what_the_record_would_refuse_is_not_minted() {
     assert!(matches!(fails(MintRequest::new("a")), MintError::Key { .. }));
     let long = MintRequest { ttl: Duration::from_secs(7200), ..MintRequest::new("a") };
     assert!(matches!(fails(long), MintError::LivesTooLong { .. }));
+    let days =
+        MintRequest { ttl: Duration::from_secs(25 * 3600), issuer: partners(), ..MintRequest::new("a") };
+    assert!(matches!(fails(days), MintError::LivesTooLong { .. }), "a day, where nothing is written");
     let unread = MintRequest { issuer: partners(), roles: vec!["x".into()], ..MintRequest::new("a") };
     assert!(matches!(fails(unread), MintError::NotRead { what: "roles" }));
     let unknown = MintRequest { issuer: Some("x".into()), ..MintRequest::new("a") };

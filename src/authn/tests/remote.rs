@@ -367,6 +367,46 @@ async fn a18_a_used_key_set_is_refreshed_in_the_background_until_its_tenant_is_g
 }
 
 #[tokio::test]
+async fn a18_when_one_revision_ends_the_next_keeps_its_key_sets_fresh() {
+    let timing = Timing { refresh: Duration::from_millis(5), ..Timing::default() };
+    let mut gate = Gate::at(Provider::start().await, |provider| provider.url("/jwks"), timing);
+    let signer = Signer::es256();
+    gate.provider.keys(&[signer.listed("k1")]);
+    let handle = tokio::runtime::Handle::current();
+    let text = TENANT
+        .replace("\"jwks.json\"", &format!("\"{}\"", gate.provider.url("/jwks")))
+        .replace(ISSUER, &gate.provider.url("/realm"));
+    let (next, _) = try_compile("acme", &text, &[], DevKeys::Refused, &gate.authenticator.shared);
+    let next = Arc::new(next.unwrap());
+    gate.authenticator.start(&handle);
+    next.start(&handle);
+    assert!(gate.ask("k1", &signer).await.is_ok());
+    gate.authenticator = next;
+    tokio::task::yield_now().await;
+    gate.pass(1);
+    gate.remote().keys().await.unwrap();
+    gate.provider.asked.clone().wait_for(|count| *count >= 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn a02_a_fetched_key_that_two_algorithms_fit_is_not_used() {
+    let provider = Provider::start().await;
+    let signer = Signer::rsa();
+    let mut bare = signer.jwk();
+    bare.insert("kid".to_owned(), json!("k1"));
+    provider.keys(&[bare.into()]);
+    let root = provider.root.clone();
+    let fetch = KeyFetch { allow_private: true, platform_roots: false, extra_roots: vec![root] };
+    let text = TENANT
+        .replace("\"jwks.json\"", &format!("\"{}\"", provider.url("/jwks")))
+        .replace("\"RS256\"]", "\"RS256\", \"PS256\"]");
+    let shared = Shared::new(DEFAULT_TOKEN_CACHE_BYTES, fetch);
+    let (authenticator, _) = try_compile("acme", &text, &[], DevKeys::Refused, &shared);
+    let refused = ask(&authenticator.unwrap(), &Token::new().sign(&signer)).await;
+    assert!(matches!(refused, Err(AuthnError::AmbiguousKey { .. })));
+}
+
+#[tokio::test]
 async fn a18_revisions_and_tenants_share_the_key_set_of_an_issuer() {
     let gate = Gate::new().await;
     let signer = Signer::es256();

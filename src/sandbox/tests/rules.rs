@@ -13,7 +13,7 @@ fn f01_the_engine_is_a_current_release_of_a_long_term_line() {
         .and_then(|package| package["version"].as_str())
         .unwrap();
     let parts: Vec<u32> = version.split('.').map(|part| part.parse().unwrap()).collect();
-    assert!(parts[0] % 12 == 0, "{version} is not of a long-term line");
+    assert!(parts[0].is_multiple_of(12), "{version} is not of a long-term line");
     assert!(parts >= vec![48, 0, 8], "{version} has known advisories");
 }
 

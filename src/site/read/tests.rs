@@ -246,6 +246,21 @@ fn a_fingerprint_changes_with_its_own_part_only() {
 }
 
 #[test]
+fn a_fingerprint_changes_when_a_missing_file_is_mended_with_an_empty_one() {
+    let world = World::new();
+    fs::remove_file(world.path("policies/guardrails.cedar")).unwrap();
+    let missing = world.read();
+    world.write("policies/guardrails.cedar", "");
+    assert_ne!(world.read().platform.fingerprint, missing.platform.fingerprint);
+
+    fs::write(world.path("policies/acme/tenant.toml"), b"\xff").unwrap();
+    let faulty = world.read();
+    world.write("policies/acme/tenant.toml", "");
+    let fingerprint = |site: &Site| site.tenants.get("acme").unwrap().fingerprint;
+    assert_ne!(fingerprint(&world.read()), fingerprint(&faulty));
+}
+
+#[test]
 fn a_refresh_is_a_read() {
     let world = World::new();
     let mut site = world.read();
@@ -295,4 +310,11 @@ fn a_thousand_tenants_are_read_and_share_what_is_alike() {
     assert_eq!(manifests.len(), 1_002);
     let distinct: BTreeSet<_> = manifests.iter().map(|raw| Arc::as_ptr(raw)).collect();
     assert!(distinct.len() <= MAX_WORKERS, "{} parsed manifests", distinct.len());
+}
+
+#[test]
+fn the_sample_site_has_nothing_wrong() {
+    let site = Site::read(Path::new(env!("CARGO_MANIFEST_DIR")));
+    assert_eq!(told(&site), "");
+    assert_eq!(site.tenants.keys().map(TenantName::as_str).collect::<Vec<_>>(), ["acme", "globex"]);
 }
