@@ -4,12 +4,20 @@
 use serde_json::{Value, json};
 
 use super::{
+    BodyBounds, EventRules, Written,
     error::Part,
     graph::Graph,
     html, injection,
     json::{self, JsonLimits},
     plan::Plan,
     query, text,
+};
+use crate::{
+    id::FunctionId,
+    site::{
+        diagnostic::{Diagnostic, Source},
+        manifest::RawManifest,
+    },
 };
 
 /// Strict JSON against `serde_json`: what we accept it reads to the same value, and what we write we read again.
@@ -45,6 +53,38 @@ pub fn path_and_query(data: &[u8]) {
     assert!(!html::strip(encoded).contains(['<', '>']), "a tag came through");
 }
 
+/// A manifest and, after a NUL, an event schema: whatever they say, compiling ends, and what compiles can be used.
+pub fn manifest(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (toml, schema) = text.split_once('\0').unwrap_or((text, "{}"));
+    let (Ok(manifest), Ok(tenant), Ok(name)) =
+        (toml::from_str::<RawManifest>(toml), "t".parse(), "f".parse())
+    else {
+        return;
+    };
+    let schema = Source::new("event.schema.json", schema);
+    let written = Written {
+        function: &FunctionId { tenant, function: name },
+        manifest: &manifest,
+        manifest_source: &Source::new("function.toml", toml),
+        event_schema: Some(&schema),
+        query_schema: Some(&schema),
+        response_schema: Some(&schema),
+    };
+    let (rules, diagnostics) = EventRules::compile(written, BodyBounds::default());
+    assert_eq!(
+        rules.is_none(),
+        diagnostics.iter().any(Diagnostic::is_fault),
+        "rules with a fault, or none without"
+    );
+    for diagnostic in &diagnostics {
+        let _ = diagnostic.render(false);
+    }
+    if let Some(rules) = rules {
+        let _ = rules.check_json(br#"{"a":[{"b":"c"},-1,2.5,null],"d":{"e":true}}"#);
+    }
+}
+
 /// The value with all names and strings in normal form C.
 fn normal(value: Value) -> Value {
     match value {
@@ -74,6 +114,11 @@ mod tests {
     #[test]
     fn d15_strict_json_keeps_its_promises_over_its_corpus() {
         over_corpus("strict_json", strict_json);
+    }
+
+    #[test]
+    fn d15_manifests_keep_their_promises_over_their_corpus() {
+        over_corpus("manifest", manifest);
     }
 
     #[test]

@@ -383,10 +383,8 @@ impl<'s> Reader<'s> {
                     self.anchors.insert(name, at);
                 }
             }
-            "$schema" => {
-                if value.as_str().map(|v| v.trim_end_matches('#')) != Some(DIALECT) || at != 0 {
-                    self.fault(&pointer, format!("`$schema` may only be `{DIALECT}`, at the top"), "");
-                }
+            "$schema" if at != 0 || value.as_str().map(|v| v.trim_end_matches('#')) != Some(DIALECT) => {
+                self.fault(&pointer, format!("`$schema` may only be `{DIALECT}`, at the top"), "");
             }
             "$id" if at != 0 => {
                 self.fault(&pointer, "`$id` may stand at the top only", "give parts names under `$defs`");
