@@ -14,43 +14,43 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// Longest that a test waits for an answer: far beyond what any should take, so that a hang fails and not the machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-pub type Body = BoxBody<Bytes, std::io::Error>;
+pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
-pub fn full(bytes: impl Into<Bytes>) -> Body {
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
 #[derive(Clone)]
-pub struct Client {
+pub(crate) struct Client {
     address: SocketAddr,
     roots: Arc<rustls::RootCertStore>,
 }
 
 /// A reply, read whole.
 #[derive(Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: http::HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Reply {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|v| v.to_str().ok())
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.body))
     }
 
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or_default().to_owned()
     }
 
     /// `401 unauthenticated`, or the status alone.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         if self.header("content-type") == Some("application/problem+json") {
             format!("{} {}", self.status, self.code())
         } else {
@@ -60,14 +60,14 @@ impl Reply {
 }
 
 impl Client {
-    pub fn new(address: SocketAddr, ca_pem: &str) -> Self {
+    pub(crate) fn new(address: SocketAddr, ca_pem: &str) -> Self {
         use rustls::pki_types::pem::PemObject;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
         Self { address, roots: Arc::new(roots) }
     }
 
-    pub async fn tls(&self, alpn: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn tls(&self, alpn: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -81,11 +81,11 @@ impl Client {
     }
 
     /// One request on a connection of its own.
-    pub async fn send(&self, version: Version, request: Request<Body>) -> Reply {
+    pub(crate) async fn send(&self, version: Version, request: Request<Body>) -> Reply {
         tokio::time::timeout(PATIENCE, self.try_send(version, request)).await.expect("an answer in time").unwrap()
     }
 
-    pub async fn try_send(&self, version: Version, request: Request<Body>) -> hyper::Result<Reply> {
+    pub(crate) async fn try_send(&self, version: Version, request: Request<Body>) -> hyper::Result<Reply> {
         let response: Response<hyper::body::Incoming> = if version == Version::HTTP_2 {
             let io = TokioIo::new(self.tls(&[b"h2"]).await.unwrap());
             let (mut sender, connection) =
@@ -104,7 +104,7 @@ impl Client {
     }
 
     /// Raw bytes in, raw bytes out until the server closes or has been silent after a whole head.
-    pub async fn raw(&self, bytes: &[u8]) -> String {
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.tls(&[b"http/1.1"]).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         stream.flush().await.unwrap();

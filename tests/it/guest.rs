@@ -3,13 +3,13 @@
 use std::{fs, path::Path};
 
 /// Text of a guest's component.
-pub fn guest(name: &str) -> String {
+pub(crate) fn guest(name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/guests");
     let read = |name: String| fs::read_to_string(folder.join(name)).unwrap();
     read("shell.wat".into()).replace("@guest@", &read(format!("{name}.wat")))
 }
 
 /// Answers with what it was given.
-pub fn echo() -> String {
+pub(crate) fn echo() -> String {
     guest("echo")
 }

@@ -20,28 +20,28 @@ use crate::{
 };
 
 /// What every test function gets unless the test says otherwise.
-pub const MANIFEST: &str = "component = \"component.wat\"\nmethods = [\"POST\"]\n[event]\nschema = \"event.schema.json\"\n";
-pub const SCHEMA: &str = r#"{"type":"object","additionalProperties":false,
+pub(crate) const MANIFEST: &str = "component = \"component.wat\"\nmethods = [\"POST\"]\n[event]\nschema = \"event.schema.json\"\n";
+pub(crate) const SCHEMA: &str = r#"{"type":"object","additionalProperties":false,
     "properties":{"name":{"type":"string","maxLength":40},"n":{"type":"number"},"list":{"type":"array"}}}"#;
-pub const PERMIT_ALL: &str = "@id(\"all\")\npermit(principal, action == Action::\"invoke\", resource);\n";
+pub(crate) const PERMIT_ALL: &str = "@id(\"all\")\npermit(principal, action == Action::\"invoke\", resource);\n";
 
 /// A site in the making.
-pub struct World {
+pub(crate) struct World {
     dir: TempDir,
     keys: BTreeMap<String, IssuerKey>,
 }
 
 /// A site that is served.
-pub struct Live {
-    pub dir: TempDir,
-    pub running: Running,
-    pub client: Client,
-    pub keys: BTreeMap<String, IssuerKey>,
+pub(crate) struct Live {
+    pub(crate) dir: TempDir,
+    pub(crate) running: Running,
+    pub(crate) client: Client,
+    pub(crate) keys: BTreeMap<String, IssuerKey>,
 }
 
 impl World {
     /// The platform's own schema and guardrails, and no tenant.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let world = Self { dir, keys: BTreeMap::new() };
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
@@ -52,11 +52,11 @@ impl World {
     }
 
     /// `acme` with one function.
-    pub fn with(function: &str, wat: &str) -> Self {
+    pub(crate) fn with(function: &str, wat: &str) -> Self {
         Self::new().tenant("acme").function("acme", function, wat)
     }
 
-    pub fn tenant(mut self, name: &str) -> Self {
+    pub(crate) fn tenant(mut self, name: &str) -> Self {
         let key = IssuerKey::generate(&format!("{name}-1"));
         self.write(&format!("policies/{name}/jwks.json"), json!({"keys": [key.jwk()]}).to_string());
         self.write(
@@ -73,7 +73,7 @@ impl World {
         self
     }
 
-    pub fn function(self, tenant: &str, name: &str, wat: &str) -> Self {
+    pub(crate) fn function(self, tenant: &str, name: &str, wat: &str) -> Self {
         let at = format!("functions/{tenant}/{name}");
         self.write(&format!("{at}/function.toml"), MANIFEST);
         self.write(&format!("{at}/event.schema.json"), SCHEMA);
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// Puts a file in place of what the builder wrote.
-    pub fn file(self, path: &str, text: &str) -> Self {
+    pub(crate) fn file(self, path: &str, text: &str) -> Self {
         self.write(path, text);
         self
     }
@@ -91,15 +91,20 @@ impl World {
         write(self.dir.path(), path, text);
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub async fn start(self) -> Live {
-        self.start_with(|_| ()).await
+    /// Serves it, and insists that nothing is wrong with it.
+    pub(crate) async fn start(self) -> Live {
+        let live = self.start_with(|_| ()).await;
+        let faults: String =
+            live.running.diagnostics.iter().filter(|d| d.is_fault()).map(|d| d.render(false) + "\n").collect();
+        assert!(faults.is_empty(), "the site of this test is faulty:\n{faults}");
+        live
     }
 
-    pub async fn start_with(self, change: impl FnOnce(&mut Options)) -> Live {
+    pub(crate) async fn start_with(self, change: impl FnOnce(&mut Options)) -> Live {
         let mut options = Options { mode: Mode::Development, ..Options::local(self.dir.path()) };
         change(&mut options);
         let running = start(options).await.unwrap_or_else(|error| panic!("the site does not start: {error:?}"));
@@ -110,21 +115,21 @@ impl World {
 }
 
 impl Live {
-    pub fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
         write(self.dir.path(), path, text);
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// A token of the tenant's issuer, valid until the test bends it.
-    pub fn token(&self, tenant: &str) -> Token {
+    pub(crate) fn token(&self, tenant: &str) -> Token {
         Token::new(tenant, &self.keys[tenant])
     }
 
     /// A call of `tenant/function` with a valid token and an empty JSON object.
-    pub fn invoke(&self, function: &str) -> Call<'_> {
+    pub(crate) fn invoke(&self, function: &str) -> Call<'_> {
         let tenant = function.split('/').next().unwrap_or_default().to_owned();
         let token = self.keys.get(&tenant).map(|key| Token::new(&tenant, key).sign());
         Call {
@@ -138,7 +143,7 @@ impl Live {
     }
 
     /// Lines of the audit log, parsed, oldest first.
-    pub fn records(&self) -> Vec<Value> {
+    pub(crate) fn records(&self) -> Vec<Value> {
         let mut files: Vec<PathBuf> = Vec::new();
         collect(&self.dir.path().join(".sandgate/audit"), &mut files);
         files.sort();
@@ -150,7 +155,7 @@ impl Live {
     }
 
     /// The record of one reply.
-    pub fn record(&self, reply: &Reply) -> Value {
+    pub(crate) fn record(&self, reply: &Reply) -> Value {
         let id = reply.header("sandgate-request-id").expect("every reply bears its id");
         let of = |r: &&Value| r["request_id"] == *id;
         self.records().iter().find(of).unwrap_or_else(|| panic!("no record of {id}")).clone()
@@ -175,7 +180,7 @@ fn write(dir: &Path, path: &str, text: impl AsRef<[u8]>) {
 }
 
 /// A request in the making.
-pub struct Call<'a> {
+pub(crate) struct Call<'a> {
     live: &'a Live,
     version: Version,
     request: http::request::Builder,
@@ -185,56 +190,56 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    pub fn http2(mut self) -> Self {
+    pub(crate) fn http2(mut self) -> Self {
         self.version = Version::HTTP_2;
         self
     }
 
-    pub fn method(mut self, method: Method) -> Self {
+    pub(crate) fn method(mut self, method: Method) -> Self {
         self.request = self.request.method(method);
         self
     }
 
-    pub fn header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.request = self.request.header(name, value);
         self
     }
 
-    pub fn content_type(mut self, value: Option<&str>) -> Self {
+    pub(crate) fn content_type(mut self, value: Option<&str>) -> Self {
         self.content_type = value.map(str::to_owned);
         self
     }
 
     /// A token as it stands.
-    pub fn bearer(mut self, token: impl Into<String>) -> Self {
+    pub(crate) fn bearer(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    pub fn anonymous(mut self) -> Self {
+    pub(crate) fn anonymous(mut self) -> Self {
         self.token = None;
         self
     }
 
-    pub fn json(self, value: Value) -> Self {
+    pub(crate) fn json(self, value: Value) -> Self {
         self.text(value.to_string())
     }
 
-    pub fn text(self, body: impl Into<bytes::Bytes>) -> Self {
+    pub(crate) fn text(self, body: impl Into<bytes::Bytes>) -> Self {
         self.body(full(body))
     }
 
-    pub fn body(mut self, body: Body) -> Self {
+    pub(crate) fn body(mut self, body: Body) -> Self {
         self.body = Some(body);
         self
     }
 
-    pub async fn send(self) -> Reply {
+    pub(crate) async fn send(self) -> Reply {
         let (client, version, request) = self.finish();
         client.send(version, request).await
     }
 
-    pub fn finish(self) -> (Client, Version, Request<Body>) {
+    pub(crate) fn finish(self) -> (Client, Version, Request<Body>) {
         let mut request = self.request;
         if self.version == Version::HTTP_11 {
             // HTTP/1.1 sends the path alone, and the authority as `Host`.
