@@ -17,6 +17,7 @@ mod entities;
 mod explain;
 pub mod fuzz;
 mod matrix;
+mod memo;
 mod platform;
 mod policies;
 mod reads;
@@ -36,7 +37,7 @@ use std::{
     },
 };
 
-use self::slice::Slice;
+use self::{entities::Known, memo::Memo, slice::Slice};
 pub use self::{
     decide::{Decision, PolicyError},
     entities::{CallerFacts, EntityError, Principal},
@@ -145,24 +146,41 @@ impl Authorizer {
 
     /// Asks policy. A deny is an answer, not an error.
     pub fn decide(&self, caller: &Principal, request: &RequestFacts<'_>) -> Result<Decision, AuthzError> {
-        self.decide_on(&*self.slice()?, caller, request)
+        let slice = self.slice()?;
+        self.decide_on(&slice, &*self.known(&slice, caller)?, request)
+    }
+
+    /// As [`Self::decide`], but a caller's last decision is recalled where nothing that policies read has changed.
+    fn decide_or_recall(&self, caller: &Principal, facts: &RequestFacts<'_>) -> Result<Decision, AuthzError> {
+        let slice = self.slice()?;
+        let known = self.known(&slice, caller)?;
+        if let Some(decision) = known.memo.load().as_ref().and_then(|memo| memo.recall(facts)) {
+            return Ok(decision);
+        }
+        let decision = self.decide_on(&slice, &known, facts)?;
+        known.memo.store(Some(Arc::new(Memo::new(slice.read_fields, facts, decision.clone()))));
+        Ok(decision)
+    }
+
+    /// The caller's entities, united with the function's.
+    fn known(&self, slice: &Slice, caller: &Principal) -> Result<Arc<Known>, AuthzError> {
+        // INVARIANT (Alone): compared here before Cedar is asked; policies alone would be one slip away from a breach.
+        if caller.facts().tenant != self.function.tenant {
+            return Err(self.mismatch(&caller.facts().tenant));
+        }
+        caller.known(&self.policies.platform, self.serial, &slice.function).map_err(AuthzError::Caller)
     }
 
     fn decide_on(
         &self,
         slice: &Slice,
-        caller: &Principal,
+        known: &Known,
         request: &RequestFacts<'_>,
     ) -> Result<Decision, AuthzError> {
-        // INVARIANT (Alone): compared here before Cedar is asked; policies alone would be one slip away from a breach.
-        if caller.facts().tenant != self.function.tenant {
-            return Err(self.mismatch(&caller.facts().tenant));
-        }
         let platform = &*self.policies.platform;
-        let known = caller.known(platform, self.serial, &slice.function).map_err(AuthzError::Caller)?;
         let request = request::build(platform, &known.uid, &slice.function.uid, request)
             .map_err(AuthzError::Request)?;
-        Ok(decide::decide(platform, slice, &request, &known))
+        Ok(decide::decide(platform, slice, &request, known))
     }
 
     /// Lets an authenticated request through, if policy allows it.
@@ -184,7 +202,7 @@ impl Authorizer {
             binding: caller.binding(),
             bytes: bytes.and_then(|value| value.to_str().ok()?.parse().ok()),
         };
-        let decision = self.decide(&principal, &facts)?;
+        let decision = self.decide_or_recall(&principal, &facts)?;
         let function = || self.function.clone();
         if !decision.errors.is_empty() {
             return Err(AuthzError::Evaluation { function: function(), decision: Box::new(decision) });

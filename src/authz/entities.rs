@@ -9,9 +9,11 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use arc_swap::ArcSwapOption;
 use cedar_policy::{Entities, Entity, EntityUid, RestrictedExpression};
 
 use super::{
+    memo::Memo,
     platform::Platform,
     vocabulary::{chain, owner, uid},
 };
@@ -92,6 +94,8 @@ struct Made {
 pub(super) struct Known {
     pub(super) uid: EntityUid,
     pub(super) entities: Entities,
+    /// What was decided last about this caller and this function.
+    pub(super) memo: ArcSwapOption<Memo>,
 }
 
 /// A function as Cedar knows it.
@@ -139,7 +143,7 @@ impl Principal {
             .clone()
             .add_entities([function.entity.clone()], None)
             .map_err(|error| EntityError::new(&error))?;
-        let known = Arc::new(Known { uid: own.uid.clone(), entities });
+        let known = Arc::new(Known { uid: own.uid.clone(), entities, memo: ArcSwapOption::empty() });
         let entry = (authorizer, Arc::clone(&known));
         let next = made.next;
         match made.with.get_mut(next) {
@@ -188,7 +192,7 @@ fn caller(platform: &Platform, facts: &CallerFacts) -> Result<Known, EntityError
             .map_err(|error| EntityError::new(&error))?,
     );
     all.push(Entity::new_no_attrs(tenant, HashSet::new()));
-    Ok(Known { uid: caller, entities: validated(platform, all)? })
+    Ok(Known { uid: caller, entities: validated(platform, all)?, memo: ArcSwapOption::empty() })
 }
 
 /// The entity of a function.

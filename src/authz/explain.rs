@@ -52,7 +52,7 @@ impl Authorizer {
     /// Decides again, and says of every policy what became of it. For people: each policy is evaluated twice.
     pub fn explain(&self, caller: &Principal, facts: &RequestFacts<'_>) -> Result<Explanation, AuthzError> {
         let slice = self.slice()?;
-        let decision = self.decide_on(&slice, caller, facts)?;
+        let decision = self.decide_on(&slice, &*self.known(&slice, caller)?, facts)?;
         let platform = &*self.policies.platform;
         let known = caller.known(platform, self.serial, &slice.function).map_err(AuthzError::Caller)?;
         let request =

@@ -12,6 +12,7 @@ use super::{
     entities::{self, FunctionEntity},
     platform::Platform,
     policies::Note,
+    memo::ReadFields,
     reads::Reads,
     tenant::TenantPolicies,
 };
@@ -30,6 +31,7 @@ pub(super) struct Slice {
     pub(super) set: PolicySet,
     pub(super) notes: HashMap<Arc<str>, Arc<Note>>,
     pub(super) reads: Arc<Reads>,
+    pub(super) read_fields: ReadFields,
     pub(super) function: FunctionEntity,
 }
 
@@ -86,6 +88,6 @@ impl Slice {
         let reads = Arc::new(Reads::of(set.policies()));
         let function =
             entities::function(platform, function, labels).map_err(|error| SliceError(error.to_string()))?;
-        Ok(Self { set, notes, reads, function })
+        Ok(Self { set, notes, read_fields: ReadFields::of(&reads), reads, function })
     }
 }
