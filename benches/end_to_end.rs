@@ -13,6 +13,10 @@ use sandgate::{
 };
 use tokio_rustls::TlsAcceptor;
 
+/// As in the gateway's own binary; the bare echo has it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const CONNECTIONS: &str = "16";
 const ROUNDS: usize = 5;
 const SECONDS: &str = "4";
