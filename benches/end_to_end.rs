@@ -37,7 +37,9 @@ fn main() {
 async fn measure() {
     let site = tempfile::tempdir().expect("a folder");
     copy_sample(site.path());
-    let gate = start(Options { mode: Mode::Development, ..Options::local(site.path()) }).await.expect("the sample starts");
+    let gate = start(Options { mode: Mode::Development, ..Options::local(site.path()) })
+        .await
+        .expect("the sample starts");
     let token = sandgate::cli::token::mint_sample(site.path()).expect("a token").2;
     let bare = bare_echo(&gate).await;
     let body = site.path().join("event.json");
@@ -49,7 +51,10 @@ async fn measure() {
             gates.push(load(protocol, &format!("https://{}/acme/hello", gate.address), &token, &body).await);
         }
         let (bare, gate) = (median(&mut bares), median(&mut gates));
-        println!("{protocol:16} bare echo {bare:8.0} req/s   sandgate {gate:8.0} req/s   ratio {:.2}", gate / bare);
+        println!(
+            "{protocol:16} bare echo {bare:8.0} req/s   sandgate {gate:8.0} req/s   ratio {:.2}",
+            gate / bare
+        );
     }
 }
 

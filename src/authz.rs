@@ -37,7 +37,6 @@ use std::{
     },
 };
 
-use self::{entities::Known, memo::Memo, slice::Slice};
 pub use self::{
     decide::{Decision, PolicyError},
     entities::{CallerFacts, EntityError, Principal},
@@ -50,6 +49,7 @@ pub use self::{
     tenant::{KnownNames, TenantPolicies},
     trial::{SampleCall, Trial, TrialReport, run_trials, sample_call},
 };
+use self::{entities::Known, memo::Memo, slice::Slice};
 use crate::{
     authn::{Authenticated, Caller, Head, Received},
     id::{FunctionId, FunctionName, RequestId},

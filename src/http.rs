@@ -1,7 +1,7 @@
 //! HTTP on the outside of the pipeline: routes in, status codes out. Nothing below this module knows either.
 
-pub mod health;
 pub mod headers;
+pub mod health;
 pub mod openapi;
 pub mod problem;
 pub mod route;
@@ -106,7 +106,8 @@ async fn reply(
             if problem.code == Code::Internal {
                 error!(request.id = %request_id, error = %refusal, "a fault of the gateway's own");
             }
-            let told = journal.close(problem.code.status().as_u16(), problem.code.as_str(), Some(&refusal)).await;
+            let told =
+                journal.close(problem.code.status().as_u16(), problem.code.as_str(), Some(&refusal)).await;
             (problem.response(request_id), told)
         }
     };

@@ -34,10 +34,10 @@ use std::{
 pub use artefact::{ArtefactError, ArtefactStore, Digest};
 pub use compile::{AdmissionError, AdmissionLimits, Component};
 pub use engine::PoolLimits;
+pub use evidence::Outcome;
 pub use inspect::{Inspection, World, inspect};
 pub use layout::{Layout, LayoutError, LayoutLimits};
 pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy};
-pub use evidence::Outcome;
 pub use outcome::{Overload, SandboxError, StartError, Usage};
 pub use run::Runner;
 pub use world::{Breach, CallerInput, EventInput, Reply, SignalInput};

@@ -10,9 +10,9 @@ use cedar_policy::{Policy, PolicySet};
 
 use super::{
     entities::{self, FunctionEntity},
+    memo::ReadFields,
     platform::Platform,
     policies::Note,
-    memo::ReadFields,
     reads::Reads,
     tenant::TenantPolicies,
 };

@@ -718,7 +718,7 @@ proptest! {
         let whole = Slice::whole(&authorizer.policies, &authorizer.function, &authorizer.labels).unwrap();
         for (caller, request) in questions() {
             let by_slice = authorizer.decide(&caller, &request).unwrap();
-            let by_all = authorizer.decide_on(&whole, &caller, &request).unwrap();
+            let by_all = authorizer.decide_on(&whole, &authorizer.known(&whole, &caller).unwrap(), &request).unwrap();
             prop_assert_eq!(by_slice.allowed, by_all.allowed);
             prop_assert_eq!(by_slice.policies, by_all.policies);
             prop_assert_eq!(by_slice.errors.len(), by_all.errors.len());

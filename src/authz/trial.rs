@@ -148,7 +148,9 @@ pub fn sample_call(tests: &Source) -> Option<SampleCall> {
     let raw: RawTests = toml::from_str(&tests.text).ok()?;
     let plain = |test: &&RawTest| {
         let request = &test.request;
-        *test.expect.get_ref() == Expectation::Allow && request.now.is_none() && request.authenticated_at.is_none()
+        *test.expect.get_ref() == Expectation::Allow
+            && request.now.is_none()
+            && request.authenticated_at.is_none()
     };
     raw.test.iter().filter(plain).find_map(|test| {
         let caller = match test.caller.get_ref() {

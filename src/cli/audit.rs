@@ -36,7 +36,9 @@ impl Log {
 
 /// Find edits, insertions, reordering and removals in the audit log
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  sandgate audit verify\n  sandgate audit verify --checkpoint checkpoints.jsonl --key checkpoint.pub.pem\n  sandgate audit verify --extract acme.jsonl --tenant acme")]
+#[command(
+    after_help = "Examples:\n  sandgate audit verify\n  sandgate audit verify --checkpoint checkpoints.jsonl --key checkpoint.pub.pem\n  sandgate audit verify --extract acme.jsonl --tenant acme"
+)]
 pub(super) struct Verify {
     #[command(flatten)]
     log: Log,
@@ -59,7 +61,9 @@ pub(super) struct Verify {
 
 /// Print records, oldest first
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  sandgate audit show --tenant acme --since 1h\n  sandgate audit show --request 0190b6d5-7c1a-7c00-9000-0123456789ab --json\n  sandgate audit show --tenant acme --extract > acme.jsonl")]
+#[command(
+    after_help = "Examples:\n  sandgate audit show --tenant acme --since 1h\n  sandgate audit show --request 0190b6d5-7c1a-7c00-9000-0123456789ab --json\n  sandgate audit show --tenant acme --extract > acme.jsonl"
+)]
 pub(super) struct Show {
     #[command(flatten)]
     log: Log,

@@ -28,7 +28,10 @@ impl Dev {
     pub(super) fn run(self, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit, Failure> {
         for address in [self.listen, self.ops_listen].into_iter().flatten() {
             if !address.ip().is_loopback() {
-                return Err(format!("`dev` serves on loopback only, and {address} is not: `serve` is for others").into());
+                return Err(format!(
+                    "`dev` serves on loopback only, and {address} is not: `serve` is for others"
+                )
+                .into());
             }
         }
         let dir = self.site.site.clone();
@@ -41,11 +44,17 @@ impl Dev {
             strict: false,
         };
         serve(options, err, |running, _| {
-            writeln!(out, "DEVELOPMENT: keys and certificates of this machine, under certs/dev/; not for production")?;
+            writeln!(
+                out,
+                "DEVELOPMENT: keys and certificates of this machine, under certs/dev/; not for production"
+            )?;
             writeln!(out, "functions  https://localhost:{}", running.address.port())?;
             writeln!(out, "health     http://{}/readyz", running.ops_address)?;
             match curl_line(&dir, running) {
-                Ok(line) => writeln!(out, "\nTry (valid for 15 minutes; `sandgate token mint` makes another):\n\n{line}\n")?,
+                Ok(line) => writeln!(
+                    out,
+                    "\nTry (valid for 15 minutes; `sandgate token mint` makes another):\n\n{line}\n"
+                )?,
                 Err(reason) => writeln!(out, "\nNo example of a call: {reason}")?,
             }
             out.flush()?;

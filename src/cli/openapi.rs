@@ -9,7 +9,9 @@ use crate::{http::openapi::document, id::TenantName};
 
 /// Print OpenAPI 3.1 of a tenant's functions
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sandgate openapi --tenant acme --server https://gate.example > acme.json")]
+#[command(
+    after_help = "Example:\n  sandgate openapi --tenant acme --server https://gate.example > acme.json"
+)]
 pub(super) struct Openapi {
     #[command(flatten)]
     site: SiteArg,

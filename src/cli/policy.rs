@@ -55,7 +55,8 @@ impl Test {
         let (faults, _) = report(&policies.diagnostics, env::colour_out(), out)?;
         let mut failed = faults;
         let mut passed = 0;
-        let chosen = policies.tenants.iter().filter(|(t, ..)| self.tenant.as_ref().is_none_or(|name| *name == t.name));
+        let chosen =
+            policies.tenants.iter().filter(|(t, ..)| self.tenant.as_ref().is_none_or(|name| *name == t.name));
         for (tenant, policies, known) in chosen {
             let Some(tests) = &tenant.tests else { continue };
             let trials = run_trials(policies, known, tests);

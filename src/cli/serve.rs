@@ -18,7 +18,9 @@ use crate::{
 
 /// Serve the site
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sandgate serve --site /srv/sandgate --listen 0.0.0.0:443 --data /var/lib/sandgate --strict")]
+#[command(
+    after_help = "Example:\n  sandgate serve --site /srv/sandgate --listen 0.0.0.0:443 --data /var/lib/sandgate --strict"
+)]
 pub(super) struct Serve {
     #[command(flatten)]
     site: SiteArg,
@@ -63,13 +65,16 @@ pub(super) fn serve(
             Ok(running) => running,
             Err(StartError::Faulty(diagnostics)) => {
                 report(&diagnostics, env::colour(), err)?;
-                return Err("the site cannot be served as it is: `sandgate check` says all of the above again".into());
+                return Err(
+                    "the site cannot be served as it is: `sandgate check` says all of the above again".into(),
+                );
             }
             Err(error) => return Err(error.into()),
         };
         report(&running.diagnostics, env::colour(), err)?;
         started(&running, err)?;
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hangup = signal(SignalKind::hangup())?;
         loop {
             tokio::select! {

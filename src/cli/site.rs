@@ -67,7 +67,8 @@ pub(super) fn load_policies(dir: &Path) -> Result<Policies, Failure> {
             diagnostics.extend(sources.diagnostics.iter().cloned());
             let Some(raw) = &sources.raw else { continue };
             let known = known_names(sources, raw);
-            let (policies, told) = TenantPolicies::compile(&platform, &sources.name, &sources.policies, &known);
+            let (policies, told) =
+                TenantPolicies::compile(&platform, &sources.name, &sources.policies, &known);
             diagnostics.extend(told);
             if let Some(policies) = policies {
                 tenants.push((Arc::clone(sources), policies, known));
@@ -82,11 +83,16 @@ fn require(dir: &Path) -> Result<(), Failure> {
     if dir.join("policies").is_dir() {
         return Ok(());
     }
-    Err(format!("`{}` is not a site: it has no `policies/` (`--site DIR` names another)", dir.display()).into())
+    Err(format!("`{}` is not a site: it has no `policies/` (`--site DIR` names another)", dir.display())
+        .into())
 }
 
 /// Prints reports, most severe first within what was read first; gives the numbers of faults and warnings.
-pub(super) fn report(diagnostics: &[Diagnostic], colour: bool, to: &mut dyn Write) -> std::io::Result<(usize, usize)> {
+pub(super) fn report(
+    diagnostics: &[Diagnostic],
+    colour: bool,
+    to: &mut dyn Write,
+) -> std::io::Result<(usize, usize)> {
     let (faults, warnings): (Vec<&Diagnostic>, Vec<&Diagnostic>) =
         diagnostics.iter().partition(|diagnostic| diagnostic.is_fault());
     for diagnostic in faults.iter().chain(&warnings) {

@@ -28,7 +28,9 @@ pub(super) enum Token {
 
 /// Print a token of a tenant's dev issuer
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sandgate token mint --tenant acme --subject alice --role billing --scope invoice:write")]
+#[command(
+    after_help = "Example:\n  sandgate token mint --tenant acme --subject alice --role billing --scope invoice:write"
+)]
 pub(super) struct Mint {
     #[command(flatten)]
     site: SiteArg,
@@ -57,7 +59,9 @@ pub(super) struct Mint {
 
 /// Say why a token is or is not valid here, check by check
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sandgate token mint --tenant acme --subject alice | sandgate token inspect --tenant acme -")]
+#[command(
+    after_help = "Example:\n  sandgate token mint --tenant acme --subject alice | sandgate token inspect --tenant acme -"
+)]
 pub(super) struct Inspect {
     #[command(flatten)]
     site: SiteArg,
@@ -155,13 +159,15 @@ impl Inspect {
         let mut best = None;
         for tenant in tenants {
             let inspection = runtime.block_on(inspect(&token, &tenant.authenticator, SystemTime::now()));
-            let reached = inspection.checks.iter().filter(|check| check.state == crate::authn::State::Passed).count();
+            let reached =
+                inspection.checks.iter().filter(|check| check.state == crate::authn::State::Passed).count();
             let better = best.as_ref().is_none_or(|(_, _, most)| reached > *most);
             if better {
                 best = Some((tenant.name.clone(), inspection, reached));
             }
         }
-        let (tenant, inspection, _) = best.ok_or("no tenant of that name is served: `sandgate check` says why")?;
+        let (tenant, inspection, _) =
+            best.ok_or("no tenant of that name is served: `sandgate check` says why")?;
         if self.json {
             serde_json::to_writer_pretty(&mut *out, &inspection)?;
             writeln!(out)?;

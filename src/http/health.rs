@@ -47,7 +47,8 @@ async fn own_name_only(State(ops): State<Ops>, request: Request, next: Next) -> 
     if is_own_name(request.headers(), ops.address) {
         next.run(request).await
     } else {
-        (StatusCode::MISDIRECTED_REQUEST, "the ops listener answers only to its own address\n").into_response()
+        (StatusCode::MISDIRECTED_REQUEST, "the ops listener answers only to its own address\n")
+            .into_response()
     }
 }
 
@@ -63,7 +64,9 @@ async fn readyz(State(ops): State<Ops>) -> Response {
     let report = ops.gateway.readiness();
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mode = match ops.mode {
-        Mode::Development => "mode: DEVELOPMENT (keys and certificates of this machine; not for production)\n",
+        Mode::Development => {
+            "mode: DEVELOPMENT (keys and certificates of this machine; not for production)\n"
+        }
         Mode::Production => "",
     };
     (status, format!("{mode}{report}")).into_response()
@@ -71,7 +74,8 @@ async fn readyz(State(ops): State<Ops>) -> Response {
 
 async fn metrics(State(ops): State<Ops>) -> Response {
     let text = ops.gateway.metrics_text();
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+        .into_response()
 }
 
 #[cfg(test)]
@@ -89,7 +93,13 @@ mod tests {
             is_own_name(&headers, address)
         };
         assert!(asked(&["127.0.0.1:9443"]) && asked(&["localhost:9443"]));
-        for other in [&[][..], &["evil.example"], &["127.0.0.1"], &["localhost:9443", "localhost:9443"], &["evil.example:9443"]] {
+        for other in [
+            &[][..],
+            &["evil.example"],
+            &["127.0.0.1"],
+            &["localhost:9443", "localhost:9443"],
+            &["evil.example:9443"],
+        ] {
             assert!(!asked(other), "{other:?}");
         }
     }

@@ -39,7 +39,12 @@ fn path_item(tenant: &TenantName, function: &Function, with_rest: bool) -> Value
     let mut item = Map::new();
     for method in function.events.methods() {
         let mut operation = Map::new();
-        let id = format!("{}_{}{}", method.as_str().to_lowercase(), function.id.function, if with_rest { "_rest" } else { "" });
+        let id = format!(
+            "{}_{}{}",
+            method.as_str().to_lowercase(),
+            function.id.function,
+            if with_rest { "_rest" } else { "" }
+        );
         operation.insert("operationId".into(), id.into());
         operation.insert("tags".into(), json!([tenant]));
         if let Some(summary) = &function.manifest.summary {
@@ -47,7 +52,9 @@ fn path_item(tenant: &TenantName, function: &Function, with_rest: bool) -> Value
         }
         let mut parameters = query_parameters(function);
         if with_rest {
-            parameters.push(json!({ "name": "rest", "in": "path", "required": true, "schema": { "type": "string" } }));
+            parameters.push(
+                json!({ "name": "rest", "in": "path", "required": true, "schema": { "type": "string" } }),
+            );
         }
         if !parameters.is_empty() {
             operation.insert("parameters".into(), parameters.into());
@@ -66,8 +73,13 @@ fn path_item(tenant: &TenantName, function: &Function, with_rest: bool) -> Value
 /// A parameter for each property of the query's schema.
 fn query_parameters(function: &Function) -> Vec<Value> {
     let Some(schema) = function.events.query_schema() else { return Vec::new() };
-    let required: Vec<&str> =
-        schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let properties = schema.get("properties").and_then(Value::as_object);
     properties
         .into_iter()

@@ -87,7 +87,9 @@ impl Code {
     fn row(self) -> (StatusCode, &'static str, &'static str) {
         use StatusCode as S;
         match self {
-            Self::Unauthenticated => (S::UNAUTHORIZED, "unauthenticated", "No valid credential for this tenant"),
+            Self::Unauthenticated => {
+                (S::UNAUTHORIZED, "unauthenticated", "No valid credential for this tenant")
+            }
             Self::Unavailable => (S::SERVICE_UNAVAILABLE, "unavailable", "Not available at the moment"),
             Self::NotFound => (S::NOT_FOUND, "not_found", "No such function"),
             Self::Forbidden => (S::FORBIDDEN, "forbidden", "Not allowed"),

@@ -51,7 +51,8 @@ impl Builder {
     ) -> Result<(Arc<Revision>, Vec<Diagnostic>), FaultyPlatform> {
         let mut diagnostics = site.platform.diagnostics.clone();
         diagnostics.extend(site.strays.values().cloned().map(stray));
-        let unchanged = previous.filter(|revision| revision.platform_fingerprint == site.platform.fingerprint);
+        let unchanged =
+            previous.filter(|revision| revision.platform_fingerprint == site.platform.fingerprint);
         let platform = match unchanged {
             Some(revision) => Some(Arc::clone(&revision.platform)),
             None => {
@@ -62,7 +63,10 @@ impl Builder {
         };
         let faulty = site.platform.is_faulty();
         let Some(platform) = platform.filter(|_| !faulty) else { return Err(FaultyPlatform(diagnostics)) };
-        let names = site.tenants.iter().map(|(name, tenant)| (name.clone(), tenant.functions.keys().cloned().collect()));
+        let names = site
+            .tenants
+            .iter()
+            .map(|(name, tenant)| (name.clone(), tenant.functions.keys().cloned().collect()));
         diagnostics.extend(platform.unknown_names(&names.collect()));
 
         let tenants: Vec<(&TenantName, &Arc<TenantSources>)> = site.tenants.iter().collect();
@@ -127,7 +131,11 @@ impl Builder {
     ) -> Option<Tenant> {
         let raw = sources.raw.as_ref()?;
         let files = |path: &str| {
-            let path = raw.issuers.iter().map(|issuer| &issuer.get_ref().keys).find(|keys| keys.get_ref() == path)?;
+            let path = raw
+                .issuers
+                .iter()
+                .map(|issuer| &issuer.get_ref().keys)
+                .find(|keys| keys.get_ref() == path)?;
             sources.open_text(path, KEY_SET_BYTES).ok()
         };
         let dev_files = |name: &str| {
@@ -163,7 +171,9 @@ impl Builder {
         }
         let mut functions = HashMap::with_capacity(sources.functions.len());
         for (name, function) in &sources.functions {
-            if let Some(function) = self.function(function, policies.as_ref(), config, &raw.ceilings, diagnostics) {
+            if let Some(function) =
+                self.function(function, policies.as_ref(), config, &raw.ceilings, diagnostics)
+            {
                 functions.insert(name.clone(), Arc::new(function));
             }
         }
@@ -190,7 +200,8 @@ impl Builder {
     ) -> Option<Function> {
         let manifest = sources.raw.as_ref()?;
         let limits = Limits::in_force(config, ceilings, manifest);
-        let mut schema = |named: Option<&toml::Spanned<String>>| match sources.open_text(named?, SCHEMA_BYTES) {
+        let mut schema = |named: Option<&toml::Spanned<String>>| match sources.open_text(named?, SCHEMA_BYTES)
+        {
             Ok(source) => Some(source),
             Err(fault) => {
                 diagnostics.push(fault);
@@ -219,8 +230,10 @@ impl Builder {
                 match self.sandbox.admit(&bytes, Some(&origin)) {
                     Ok(component) => Some(component),
                     Err(error) => {
-                        let fault = Diagnostic::fault(told_with_causes(&error)).at(&sources.toml, manifest.component.span());
-                        diagnostics.push(fault.hint("`sandgate function inspect` shows what a component needs"));
+                        let fault = Diagnostic::fault(told_with_causes(&error))
+                            .at(&sources.toml, manifest.component.span());
+                        diagnostics
+                            .push(fault.hint("`sandgate function inspect` shows what a component needs"));
                         None
                     }
                 }
@@ -261,7 +274,11 @@ pub fn known_names(sources: &TenantSources, raw: &crate::site::tenant::RawTenant
         labels.map(|label| label.get_ref().as_str().into()).collect()
     };
     KnownNames {
-        functions: sources.functions.iter().map(|(name, function)| (name.clone(), labels(function))).collect(),
+        functions: sources
+            .functions
+            .iter()
+            .map(|(name, function)| (name.clone(), labels(function)))
+            .collect(),
         tags: Some(raw.issuers.iter().flat_map(|issuer| issuer.get_ref().tags.keys().cloned()).collect()),
     }
 }

@@ -9,15 +9,18 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Gateway, Refusal, revision::{Function, Tenant}};
+use super::{
+    Gateway, Refusal,
+    revision::{Function, Tenant},
+};
 use crate::{
     authn::{Caller, Received},
     authz::{Decision, Reads},
     event::{Event, EventError, Signal},
     id::{FunctionName, RequestId, TenantName},
     record::{
-        self, AuditError, CallerEntry, DecisionEntry, LimitHit, Outcome, Pairs, Record, SetBy, SignalEntry, Stage,
-        Start,
+        self, AuditError, CallerEntry, DecisionEntry, LimitHit, Outcome, Pairs, Record, SetBy, SignalEntry,
+        Stage, Start,
     },
     sandbox::{self, LimitValue, Usage},
 };
@@ -140,9 +143,14 @@ impl Journal {
     }
 
     /// Records how it ended; only then may the reply go. `refusal` is why there is no reply of a function's.
-    pub async fn close(mut self, status: u16, code: &'static str, refusal: Option<&Refusal>) -> Result<(), AuditError> {
+    pub async fn close(
+        mut self,
+        status: u16,
+        code: &'static str,
+        refusal: Option<&Refusal>,
+    ) -> Result<(), AuditError> {
         let Some(notes) = self.notes.take() else { return Ok(()) };
-        let reason = refusal.map(|refusal| Reason::of(refusal));
+        let reason = refusal.map(Reason::of);
         let gateway = Arc::clone(&self.gateway);
         notes.tell(gateway, status, code, reason).await
     }
@@ -282,12 +290,19 @@ impl Notes {
             decision: decision.map(|decision| DecisionEntry {
                 allowed: decision.allowed,
                 policies: decision.policies,
-                errors: decision.errors.iter().map(|e| format!("{}: {}", e.policy, e.message).into()).collect(),
+                errors: decision
+                    .errors
+                    .iter()
+                    .map(|e| format!("{}: {}", e.policy, e.message).into())
+                    .collect(),
             }),
             grants: Vec::new(),
             signals: signals
                 .iter()
-                .map(|signal| SignalEntry { pointer: signal.pointer.as_str().into(), kind: signal.kind.as_str() })
+                .map(|signal| SignalEntry {
+                    pointer: signal.pointer.as_str().into(),
+                    kind: signal.kind.as_str(),
+                })
                 .collect(),
             limits: self.usage.hits.iter().map(limit_hit).collect(),
             cpu_us: micros(self.usage.cpu),
@@ -362,5 +377,6 @@ fn micros(time: Duration) -> u64 {
 }
 
 fn unix_ms(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -31,8 +31,11 @@ impl Gateway {
         let revision = self.revision();
         let mut unserved: Vec<TenantName> = revision.unserved().cloned().collect();
         unserved.sort();
-        let mut tenants: Vec<(TenantName, Diagnostic)> =
-            revision.diagnostics().filter(|(_, d)| d.is_fault()).map(|(name, d)| (name.clone(), d.clone())).collect();
+        let mut tenants: Vec<(TenantName, Diagnostic)> = revision
+            .diagnostics()
+            .filter(|(_, d)| d.is_fault())
+            .map(|(name, d)| (name.clone(), d.clone()))
+            .collect();
         tenants.sort_by(|(a, _), (b, _)| a.cmp(b));
         let keys = revision
             .serving()

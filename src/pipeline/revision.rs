@@ -102,7 +102,10 @@ impl Revision {
 
 impl fmt::Debug for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Revision").field("id", &self.id).field("tenants", &self.tenants.len()).finish_non_exhaustive()
+        f.debug_struct("Revision")
+            .field("id", &self.id)
+            .field("tenants", &self.tenants.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -200,7 +200,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let shutdown = Shutdown::new();
     let router = health::router(Arc::clone(&gateway), options.mode, ops_address);
     let reload = watch.trigger();
-    let reloader = Reloader { gateway: Arc::clone(&gateway), builder, site, watch, certificates, certificate, key };
+    let reloader =
+        Reloader { gateway: Arc::clone(&gateway), builder, site, watch, certificates, certificate, key };
     let helpers = vec![
         tokio::spawn(async move {
             if let Err(error) = axum::serve(ops, router).await {
@@ -239,7 +240,8 @@ pub fn sandbox_settings(config: &ServerConfig, data_dir: Option<PathBuf>) -> Set
         memory_keep_resident_bytes: size(config.sandbox.keep_resident.0),
         ..PoolLimits::default()
     };
-    let admission = AdmissionLimits { binary_bytes: size(config.sandbox.component.0), ..AdmissionLimits::default() };
+    let admission =
+        AdmissionLimits { binary_bytes: size(config.sandbox.component.0), ..AdmissionLimits::default() };
     Settings { pool, admission, data_dir, ..Settings::default() }
 }
 
@@ -253,7 +255,11 @@ pub fn key_fetch(site: &Path, config: &ServerConfig) -> KeyFetch {
             None
         }
     });
-    KeyFetch { allow_private: config.keys.allow_private, platform_roots: true, extra_roots: extra_roots.unwrap_or_default() }
+    KeyFetch {
+        allow_private: config.keys.allow_private,
+        platform_roots: true,
+        extra_roots: extra_roots.unwrap_or_default(),
+    }
 }
 
 /// The cache's size as its weigher counts it.
@@ -295,7 +301,10 @@ async fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, StartError
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StartError> {
-    let failed = |panic| StartError::Io { what: "a part of the start ended badly".into(), source: io::Error::other(panic) };
+    let failed = |panic| StartError::Io {
+        what: "a part of the start ended badly".into(),
+        source: io::Error::other(panic),
+    };
     tokio::task::spawn_blocking(work).await.map_err(failed)
 }
 

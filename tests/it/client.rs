@@ -82,7 +82,10 @@ impl Client {
 
     /// One request on a connection of its own.
     pub(crate) async fn send(&self, version: Version, request: Request<Body>) -> Reply {
-        tokio::time::timeout(PATIENCE, self.try_send(version, request)).await.expect("an answer in time").unwrap()
+        tokio::time::timeout(PATIENCE, self.try_send(version, request))
+            .await
+            .expect("an answer in time")
+            .unwrap()
     }
 
     pub(crate) async fn try_send(&self, version: Version, request: Request<Body>) -> hyper::Result<Reply> {

@@ -1,6 +1,10 @@
 //! The gateway as the outside meets it: a real socket, real TLS, keys minted for the run.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that is wrong about itself should stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that is wrong about itself should stop"
+)]
 
 mod client;
 mod components;

@@ -42,7 +42,8 @@ async fn without_a_credential_nobody_learns_anything() {
 
 #[tokio::test]
 async fn another_tenants_token_is_a_bad_token() {
-    let world = World::with("echo", &echo()).tenant("globex").function("globex", "echo", &echo()).start().await;
+    let world =
+        World::with("echo", &echo()).tenant("globex").function("globex", "echo", &echo()).start().await;
     let reply = world.invoke("globex/echo").bearer(world.token("acme").sign()).send().await;
     assert_eq!(reply.summary(), "401 unauthenticated");
     assert_eq!(reply.header("www-authenticate"), Some(r#"Bearer realm="sandgate", error="invalid_token""#));
@@ -51,7 +52,10 @@ async fn another_tenants_token_is_a_bad_token() {
 #[tokio::test]
 async fn what_policy_does_not_permit_is_forbidden_and_the_reason_is_recorded_only() {
     let world = World::with("echo", &echo())
-        .file("policies/acme/policies.cedar", "@id(\"bob\")\npermit(principal == Caller::\"acme/bob\", action, resource);\n")
+        .file(
+            "policies/acme/policies.cedar",
+            "@id(\"bob\")\npermit(principal == Caller::\"acme/bob\", action, resource);\n",
+        )
         .start()
         .await;
     let reply = world.invoke("acme/echo").send().await;
@@ -68,6 +72,10 @@ async fn what_policy_does_not_permit_is_forbidden_and_the_reason_is_recorded_onl
 async fn a_path_that_names_no_function_is_not_found() {
     let world = World::with("echo", &echo()).start().await;
     for path in ["acme/nothing", "acme", "", "acme/echo/more"] {
-        assert_eq!(world.invoke(path).bearer(world.token("acme").sign()).send().await.summary(), "404 not_found", "{path}");
+        assert_eq!(
+            world.invoke(path).bearer(world.token("acme").sign()).send().await.summary(),
+            "404 not_found",
+            "{path}"
+        );
     }
 }

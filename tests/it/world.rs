@@ -20,10 +20,12 @@ use crate::{
 };
 
 /// What every test function gets unless the test says otherwise.
-pub(crate) const MANIFEST: &str = "component = \"component.wat\"\nmethods = [\"POST\"]\n[event]\nschema = \"event.schema.json\"\n";
+pub(crate) const MANIFEST: &str =
+    "component = \"component.wat\"\nmethods = [\"POST\"]\n[event]\nschema = \"event.schema.json\"\n";
 pub(crate) const SCHEMA: &str = r#"{"type":"object","additionalProperties":false,
     "properties":{"name":{"type":"string","maxLength":40},"n":{"type":"number"},"list":{"type":"array"}}}"#;
-pub(crate) const PERMIT_ALL: &str = "@id(\"all\")\npermit(principal, action == Action::\"invoke\", resource);\n";
+pub(crate) const PERMIT_ALL: &str =
+    "@id(\"all\")\npermit(principal, action == Action::\"invoke\", resource);\n";
 
 /// A site in the making.
 pub(crate) struct World {
@@ -98,8 +100,13 @@ impl World {
     /// Serves it, and insists that nothing is wrong with it.
     pub(crate) async fn start(self) -> Live {
         let live = self.start_with(|_| ()).await;
-        let faults: String =
-            live.running.diagnostics.iter().filter(|d| d.is_fault()).map(|d| d.render(false) + "\n").collect();
+        let faults: String = live
+            .running
+            .diagnostics
+            .iter()
+            .filter(|d| d.is_fault())
+            .map(|d| d.render(false) + "\n")
+            .collect();
         assert!(faults.is_empty(), "the site of this test is faulty:\n{faults}");
         live
     }
@@ -107,7 +114,8 @@ impl World {
     pub(crate) async fn start_with(self, change: impl FnOnce(&mut Options)) -> Live {
         let mut options = Options { mode: Mode::Development, ..Options::local(self.dir.path()) };
         change(&mut options);
-        let running = start(options).await.unwrap_or_else(|error| panic!("the site does not start: {error:?}"));
+        let running =
+            start(options).await.unwrap_or_else(|error| panic!("the site does not start: {error:?}"));
         let ca = fs::read_to_string(self.dir.path().join("certs/dev/ca.pem")).unwrap();
         let client = Client::new(running.address, &ca);
         Live { dir: self.dir, running, client, keys: self.keys }
