@@ -6,8 +6,10 @@
     reason = "a test that is wrong about itself should stop"
 )]
 
+mod authenticate;
 mod client;
 mod components;
+mod events;
 mod guest;
 mod oracle;
 mod token;

@@ -264,3 +264,15 @@ impl Call<'_> {
         (self.live.client.clone(), self.version, request.body(body).unwrap())
     }
 }
+
+/// Waits until something that happens beside the test has happened: a reload, a record of a client that is gone.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut happened: impl FnMut() -> F) {
+    let waiting = async {
+        while !happened().await {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(crate::client::PATIENCE, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("it never came that {what}"));
+}
