@@ -1,0 +1,131 @@
+//! Functions that misbehave, each under its limit, with a neighbour that must not notice.
+
+use serde_json::{Value, json};
+
+use crate::{
+    guest::{echo, guest},
+    world::{MANIFEST, World, eventually},
+};
+
+const BYTES: &str = "component = \"component.wat\"\nmethods = [\"POST\"]\n[event]\nmedia-types = [\"application/octet-stream\"]\n\
+                     [limits]\ncpu = \"20ms\"\nwall = \"500ms\"\nmemory = \"16MiB\"\nresponse = \"64KiB\"\n";
+
+#[tokio::test]
+async fn a_function_that_misbehaves_meets_its_limit_and_its_neighbour_is_unharmed() {
+    let cases = [
+        ("loops", "504 function_timeout", Some(("cpu", 20))),
+        ("loops-at-start", "504 function_timeout", Some(("cpu", 20))),
+        ("loops-in-realloc", "504 function_timeout", Some(("cpu", 20))),
+        ("traps", "502 function_failed", None),
+        ("traps-at-start", "502 function_failed", None),
+        ("divides-by-zero", "502 function_failed", None),
+        ("recurses", "502 function_failed", None),
+        ("grows-and-gives-up", "502 function_failed", Some(("memory", 16 << 20))),
+        ("begins-large", "502 function_failed", Some(("memory", 16 << 20))),
+        ("floods-little", "502 function_failed", Some(("response", 64 << 10))),
+        ("floods-4gib", "502 function_failed", None),
+        ("answers-bad-utf8", "502 function_failed", None),
+        ("answers-nowhere", "502 function_failed", None),
+    ];
+    let mut world = World::with("echo", &echo()).tenant("globex");
+    for (name, ..) in cases {
+        world = world
+            .function("globex", name, &guest(name))
+            .file(&format!("functions/globex/{name}/function.toml"), BYTES);
+    }
+    let world = world.start().await;
+    for (name, expected, limit) in cases {
+        let bad = world
+            .invoke(&format!("globex/{name}"))
+            .content_type(Some("application/octet-stream"))
+            .text("xy")
+            .send();
+        let good = world.invoke("acme/echo").json(json!({"name": name})).send();
+        let (bad, good) = tokio::join!(bad, good);
+        assert_eq!((bad.summary().as_str(), good.summary().as_str()), (expected, "200"), "{name}");
+        assert_eq!(good.json(), json!({"name": name}));
+        let record = world.record(&bad);
+        if let Some((limit, value)) = limit {
+            let hit = json!({"name": limit, "value": value, "set_by": "function"});
+            assert!(record["limits"].as_array().is_some_and(|hits| hits.contains(&hit)), "{name}: {record}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_tenants_that_share_a_component_share_nothing_else() {
+    let manifest = BYTES;
+    let world = World::with("mark", &guest("remembers"))
+        .file("functions/acme/mark/function.toml", manifest)
+        .tenant("globex")
+        .function("globex", "mark", &guest("remembers"))
+        .file("functions/globex/mark/function.toml", manifest)
+        .start()
+        .await;
+    for round in 0..20 {
+        for function in ["acme/mark", "globex/mark"] {
+            let call = world.invoke(function).content_type(Some("application/octet-stream")).text("x");
+            assert_eq!(call.send().await.summary(), "200", "{function}, round {round}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn beyond_its_concurrency_a_function_is_overloaded() {
+    let one = BYTES.replace("cpu = \"20ms\"", "cpu = \"300ms\"\nconcurrency = 1");
+    let world =
+        World::with("loops", &guest("loops")).file("functions/acme/loops/function.toml", &one).start().await;
+    let call = || world.invoke("acme/loops").content_type(Some("application/octet-stream")).text("x").send();
+    let (a, b, c) = tokio::join!(call(), call(), call());
+    let shed: Vec<_> = [&a, &b, &c].into_iter().filter(|reply| reply.summary() == "503 overloaded").collect();
+    assert_eq!(shed.len(), 2, "{} {} {}", a.summary(), b.summary(), c.summary());
+    assert!(shed.iter().all(|reply| reply.header("retry-after").is_some()));
+}
+
+#[tokio::test]
+async fn a_component_that_imports_anything_is_a_fault_that_names_it() {
+    let importing = r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#;
+    let world = World::with("echo", importing).start_with(|_| ()).await;
+    let told: String = world.running.diagnostics.iter().map(|d| d.one_line() + "\n").collect();
+    assert!(told.contains("wasi:cli/environment@0.2.0"), "{told}");
+    assert_eq!(world.invoke("acme/echo").send().await.summary(), "503 unavailable");
+}
+
+#[tokio::test]
+async fn clients_that_go_away_leave_records_and_free_what_they_held() {
+    let world = World::with("echo", &echo())
+        .function("acme", "loops", &guest("loops"))
+        .file("functions/acme/loops/function.toml", &BYTES.replace("20ms", "200ms"))
+        .start()
+        .await;
+    let mut gone = Vec::new();
+    for _ in 0..40 {
+        let (client, version, request) =
+            world.invoke("acme/loops").content_type(Some("application/octet-stream")).text("x").finish();
+        gone.push(tokio::spawn(async move { client.try_send(version, request).await }));
+    }
+    eventually("a loop was cut or shed", || async { !loops(&world.records()).is_empty() }).await;
+    gone.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(world.invoke("acme/echo").json(json!({"name": "still here"})).send().await.summary(), "200");
+    // Whoever came as far as a request has a record, and each says how it ended.
+    eventually("no call is in flight any more", || async {
+        let reply = world.invoke("acme/echo").send().await;
+        reply.summary() == "200" && loops(&world.records()).iter().all(|r| r["outcome"]["code"].is_string())
+    })
+    .await;
+}
+
+fn loops(records: &[Value]) -> Vec<&Value> {
+    records.iter().filter(|record| record["function"] == "loops").collect()
+}
+
+#[tokio::test]
+async fn an_event_that_the_manifest_does_not_take_never_runs() {
+    let world =
+        World::with("echo", &echo()).file("functions/acme/echo/function.toml", MANIFEST).start().await;
+    let reply = world.invoke("acme/echo").json(json!({"name": 1})).send().await;
+    assert_eq!(reply.summary(), "422 invalid_event");
+    let record = world.record(&reply);
+    assert_eq!((record["stage"].as_str(), record["cpu_us"].as_u64()), (Some("validate"), Some(0)));
+    assert!(record["start"].is_null());
+}

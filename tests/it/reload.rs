@@ -1,0 +1,135 @@
+//! A site that changes while it is served: each part on its own, and never worse than before.
+
+use serde_json::json;
+
+use sandgate::{
+    http::health::Mode,
+    server::{Options, StartError, start},
+};
+
+use crate::{
+    guest::echo,
+    world::{PERMIT_ALL, World, eventually},
+};
+
+#[tokio::test]
+async fn a_faulty_tenant_keeps_its_last_good_part_and_the_others_proceed() {
+    let world =
+        World::with("echo", &echo()).tenant("globex").function("globex", "echo", &echo()).start().await;
+    world.write("policies/acme/policies.cedar", "permit(");
+    world.write("policies/globex/policies.cedar", "");
+    eventually("globex permits nobody any more", || async {
+        world.invoke("globex/echo").send().await.summary() == "403 forbidden"
+    })
+    .await;
+    assert_eq!(world.invoke("acme/echo").send().await.summary(), "200");
+    eventually("readiness tells of acme", || async {
+        let told = world.running.gateway.readiness().to_string();
+        told.contains("tenant acme (last good part serves)") && told.contains("policies/acme/policies.cedar")
+    })
+    .await;
+    world.write("policies/acme/policies.cedar", "");
+    eventually("acme's mended part is in force", || async {
+        world.invoke("acme/echo").send().await.summary() == "403 forbidden"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tenant_without_a_good_part_is_unavailable() {
+    let world = World::with("echo", &echo())
+        .file("policies/acme/policies.cedar", "permit(")
+        .tenant("globex")
+        .function("globex", "echo", &echo())
+        .start_with(|_| ())
+        .await;
+    let reply = world.invoke("acme/echo").send().await;
+    assert_eq!(reply.summary(), "503 unavailable");
+    assert!(reply.header("retry-after").is_some());
+    assert_eq!(world.invoke("globex/echo").send().await.summary(), "200");
+}
+
+#[tokio::test]
+async fn a_faulty_platform_part_is_refused_whole() {
+    let world = World::with("echo", &echo()).start().await;
+    let revision = world.running.gateway.revision().id().clone();
+    world.write("policies/guardrails.cedar", "@id(\"no\")\npermit(principal, action, resource);\n");
+    world.write("policies/acme/policies.cedar", "");
+    eventually("readiness tells of the platform part", || async {
+        world
+            .running
+            .gateway
+            .readiness()
+            .to_string()
+            .contains("platform part refused: policies/guardrails.cedar")
+    })
+    .await;
+    assert_eq!(world.invoke("acme/echo").send().await.summary(), "200");
+    assert_eq!(*world.running.gateway.revision().id(), revision);
+}
+
+#[tokio::test]
+async fn a_revocation_holds_while_the_rest_of_the_tenant_is_faulty() {
+    let world = World::with("echo", &echo()).start().await;
+    let token = world.token("acme").sign();
+    assert_eq!(world.invoke("acme/echo").bearer(token.clone()).send().await.summary(), "200");
+    world.write("policies/acme/policies.cedar", "permit(");
+    world.write("policies/acme/revoked.json", r#"{"sub": [{"sub": "alice"}]}"#);
+    eventually("the revocation is in force", || async {
+        world.invoke("acme/echo").bearer(token.clone()).send().await.summary() == "401 unauthenticated"
+    })
+    .await;
+    let bob = world.token("acme").subject("bob").sign();
+    assert_eq!(world.invoke("acme/echo").bearer(bob).send().await.summary(), "200");
+}
+
+#[tokio::test]
+async fn a_policy_test_that_fails_is_a_fault_of_its_tenant() {
+    let world = World::with("echo", &echo())
+        .file("policies/acme/policies.cedar", PERMIT_ALL)
+        .file(
+            "policies/acme/tests.toml",
+            "[[test]]\nname = \"nobody\"\ncaller = { subject = \"x\" }\nfunction = \"echo\"\nexpect = \"deny\"\n",
+        )
+        .start_with(|_| ())
+        .await;
+    assert!(
+        world
+            .running
+            .diagnostics
+            .iter()
+            .any(|d| d.is_fault() && d.message.contains("`nobody` does not hold"))
+    );
+    assert_eq!(world.invoke("acme/echo").send().await.summary(), "503 unavailable");
+}
+
+#[tokio::test]
+async fn strict_refuses_any_fault_and_serve_refuses_what_is_for_development() {
+    let world = World::with("echo", &echo()).file("policies/acme/policies.cedar", "permit(");
+    let options = Options { mode: Mode::Development, strict: true, ..Options::local(world.path()) };
+    assert!(matches!(start(options).await, Err(StartError::Faulty(_))));
+
+    let sound = World::with("echo", &echo()).file(
+        "policies/acme/tenant.toml",
+        "[[issuers]]\nissuer = \"https://dev.example\"\naudiences = [\"a\"]\nalgorithms = [\"ES256\"]\nkeys = \"dev\"\ndev = true\n",
+    );
+    let options = Options { mode: Mode::Production, strict: true, ..Options::local(sound.path()) };
+    match start(options).await {
+        Err(StartError::Faulty(faults)) => {
+            assert!(faults.iter().any(|f| f.message.contains("dev")), "{faults:?}")
+        }
+        Err(other) => panic!("another error: {other}"),
+        Ok(_) => panic!("a dev issuer is served in earnest"),
+    }
+}
+
+#[tokio::test]
+async fn stopping_closes_a_log_that_verifies() {
+    let world = World::with("echo", &echo()).start().await;
+    let reply = world.invoke("acme/echo").json(json!({"name": "last"})).send().await;
+    assert_eq!(reply.summary(), "200");
+    let (path, running) = (world.path().join(".sandgate/audit"), world.running);
+    running.stop().await;
+    let report = sandgate::record::verify(&path, None).unwrap();
+    assert!(report.sound, "{report}");
+}
