@@ -7,11 +7,13 @@
 )]
 
 mod authenticate;
+mod cli;
 mod client;
 mod components;
 mod events;
 mod guest;
 mod hostile;
+mod operations;
 mod oracle;
 mod reload;
 mod token;

@@ -1,0 +1,142 @@
+//! The command line: what it says, and how it ends.
+
+use std::path::Path;
+
+use crate::world::World;
+
+/// Exit code, standard output, standard error.
+fn sandgate(args: &[&str]) -> (u8, String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let args = std::iter::once("sandgate").chain(args.iter().copied()).map(Into::into);
+    let code = sandgate::cli::run(args, &mut out, &mut err);
+    (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+fn own_site() -> &'static str {
+    env!("CARGO_MANIFEST_DIR")
+}
+
+#[test]
+fn every_help_has_a_purpose_its_defaults_and_an_example() {
+    let mut all = String::new();
+    for command in [
+        &["dev"][..],
+        &["serve"],
+        &["check"],
+        &["token", "mint"],
+        &["token", "inspect"],
+        &["policy", "test"],
+        &["policy", "matrix"],
+        &["function", "inspect"],
+        &["openapi"],
+        &["audit", "verify"],
+        &["audit", "show"],
+        &["corpus"],
+    ] {
+        let (code, help, _) = sandgate(&[command, &["--help"]].concat());
+        assert_eq!(code, 0);
+        assert!(help.contains("Example"), "{command:?}: {help}");
+        all.push_str(&format!("$ sandgate {} --help\n{help}\n", command.join(" ")));
+    }
+    insta::with_settings!({ snapshot_path => "../snapshots" }, { insta::assert_snapshot!("help", all) });
+}
+
+#[test]
+fn the_sample_site_has_no_fault_and_its_policies_do_what_their_tests_say() {
+    let (code, out, err) = sandgate(&["check", "--site", own_site()]);
+    assert_eq!(code, 0, "{out}{err}");
+    let (code, out, _) = sandgate(&["policy", "test", "--site", own_site()]);
+    assert_eq!(code, 0, "{out}");
+    let (code, out, _) = sandgate(&["policy", "matrix", "--site", own_site()]);
+    assert_eq!(code, 0);
+    insta::with_settings!({ snapshot_path => "../snapshots" }, { insta::assert_snapshot!("matrix", out) });
+}
+
+#[test]
+fn check_finds_every_fault_of_a_site_at_once() {
+    let world = World::with("echo", "(component")
+        .file("functions/acme/echo/event.schema.json", r#"{"type":"object","properties":{"a":{"type":"strin"}}}"#)
+        .file("policies/acme/policies.cedar", "@id(\"x\")\npermit(principal == Caller::\"globex/eve\", action, resource);\n")
+        .tenant("globex")
+        .file("policies/globex/tenant.toml", "[[issuers]]\nissuer = \"https://x.example\"\naudience = [\"a\"]\n");
+    let site = world.path().to_str().unwrap();
+    let (code, out, _) = sandgate(&["check", "--site", site]);
+    assert_eq!(code, 1);
+    for told in [
+        "functions/acme/echo/function.toml:1",
+        "functions/acme/echo/event.schema.json",
+        "policies/acme/policies.cedar:2",
+        "policies/globex/tenant.toml:3",
+        "audiences",
+    ] {
+        assert!(out.contains(told), "{told} is not told:\n{out}");
+    }
+    let (code, json, _) = sandgate(&["check", "--json", "--site", site]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(code, 1);
+    assert!(json["faults"].as_u64().unwrap() >= 4, "{json}");
+}
+
+#[test]
+fn a_schema_open_to_anything_is_a_warning_that_can_be_denied() {
+    let world = World::with("echo", &crate::guest::echo())
+        .file("functions/acme/echo/event.schema.json", r#"{"type":"object","properties":{}}"#);
+    let site = world.path().to_str().unwrap();
+    let (code, out, err) = sandgate(&["check", "--site", site]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("warning"), "{out}");
+    assert_eq!(sandgate(&["check", "--deny-warnings", "--site", site]).0, 1);
+}
+
+#[test]
+fn wrong_usage_and_a_missing_site_exit_2() {
+    assert_eq!(sandgate(&["chek"]).0, 2);
+    let (code, _, err) = sandgate(&["check", "--site", "/nonexistent"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("is not a site"), "{err}");
+    let (code, _, err) = sandgate(&["dev", "--listen", "0.0.0.0:1"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("loopback"), "{err}");
+}
+
+#[test]
+fn openapi_describes_every_function_and_its_references_resolve() {
+    let (code, out, _) = sandgate(&["openapi", "--tenant", "acme", "--site", own_site()]);
+    assert_eq!(code, 0);
+    let document: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+    assert_eq!(paths, ["/acme/hello", "/acme/invoice", "/acme/render"]);
+    for reference in out.split("\"$ref\": \"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(pointer.starts_with("/$defs") || document.pointer(pointer).is_some(), "{reference}");
+    }
+    assert_eq!(sandgate(&["openapi", "--tenant", "nobody", "--site", own_site()]).0, 2);
+}
+
+#[test]
+fn function_inspect_says_what_a_component_is() {
+    let hello = Path::new(own_site()).join("functions/acme/hello/hello.wat");
+    let (code, out, _) = sandgate(&["function", "inspect", hello.to_str().unwrap()]);
+    assert_eq!(code, 0);
+    assert!(out.contains("sandgate:function"), "{out}");
+}
+
+#[tokio::test]
+async fn what_the_gateway_recorded_is_shown_and_verified() {
+    let world = World::with("echo", &crate::guest::echo()).start().await;
+    let reply = world.invoke("acme/echo").send().await;
+    let id = reply.header("sandgate-request-id").unwrap().to_owned();
+    let site = world.path().to_str().unwrap().to_owned();
+    world.running.stop().await;
+    tokio::task::spawn_blocking(move || {
+        let (code, out, _) = sandgate(&["audit", "verify", "--site", &site]);
+        assert_eq!(code, 0, "{out}");
+        assert!(out.contains("tail not anchored") && out.contains("sound"), "{out}");
+        let (code, out, _) = sandgate(&["audit", "show", "--request", &id, "--json", "--site", &site]);
+        assert_eq!(code, 0);
+        assert!(out.contains(&id), "{out}");
+        assert_eq!(sandgate(&["audit", "show", "--tenant", "nobody", "--site", &site]).0, 1);
+    })
+    .await
+    .unwrap();
+}

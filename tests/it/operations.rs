@@ -1,0 +1,116 @@
+//! The real binary, as an operator runs it, and as a machine kills it.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use http::{Request, Version};
+
+use crate::client::{Client, full};
+
+/// A child that does not outlive its test.
+struct Gate(Child);
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// The sample site without its heavy functions: what is under test is the gateway.
+fn sample(to: &Path) {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    copy(&own.join("policies"), &to.join("policies"));
+    copy(&own.join("functions"), &to.join("functions"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_kill_9_under_load_the_chain_verifies_and_every_answer_has_its_record() {
+    let site = tempfile::tempdir().unwrap();
+    sample(site.path());
+    let mut gate = Gate(
+        Command::new(env!("CARGO_BIN_EXE_sandgate"))
+            .args(["dev", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--site"])
+            .arg(site.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let stdout = BufReader::new(gate.0.stdout.take().unwrap());
+    let line = stdout.lines().map(Result::unwrap).find(|line| line.starts_with("curl ")).expect("a line to try");
+    let between = |from: &str, to: &str| line.split(from).nth(1).unwrap().split(to).next().unwrap().to_owned();
+    let port: u16 = between("https://localhost:", "/").parse().unwrap();
+    let token = between("authorization: Bearer ", "'");
+    let ca = fs::read_to_string(site.path().join("certs/dev/ca.pem")).unwrap();
+    let client = Client::new(([127, 0, 0, 1], port).into(), &ca);
+
+    let answered = Arc::new(Mutex::new(BTreeSet::new()));
+    let load: Vec<_> = (0..8)
+        .map(|n| {
+            let (client, token, answered) = (client.clone(), token.clone(), Arc::clone(&answered));
+            let version = if n % 2 == 0 { Version::HTTP_11 } else { Version::HTTP_2 };
+            tokio::spawn(async move {
+                loop {
+                    let uri = if version == Version::HTTP_2 { "https://localhost/acme/hello" } else { "/acme/hello" };
+                    let mut request = Request::post(uri)
+                        .header("authorization", format!("Bearer {token}"))
+                        .header("content-type", "application/json");
+                    if version == Version::HTTP_11 {
+                        request = request.header("host", "localhost");
+                    }
+                    let request = request.body(full(r#"{"name":"Ada"}"#)).unwrap();
+                    let Ok(Ok(reply)) = tokio::spawn({
+                        let client = client.clone();
+                        async move { client.try_send(version, request).await }
+                    })
+                    .await
+                    else {
+                        return;
+                    };
+                    assert_eq!(reply.status, 200);
+                    answered.lock().unwrap().insert(reply.header("sandgate-request-id").unwrap().to_owned());
+                }
+            })
+        })
+        .collect();
+    crate::world::eventually("two hundred answers came", || async { answered.lock().unwrap().len() >= 200 }).await;
+    gate.0.kill().unwrap();
+    gate.0.wait().unwrap();
+    for task in load {
+        let _ = task.await;
+    }
+
+    let audit = site.path().join(".sandgate/audit");
+    // Opening again mends a torn last line, and says so in the chain.
+    let log = sandgate::record::AuditLog::open(&audit, sandgate::record::Options::default()).unwrap();
+    drop(log);
+    let report = sandgate::record::verify(&audit, None).unwrap();
+    assert!(report.sound, "{report}");
+    let recorded: BTreeSet<String> = sandgate::record::show(&audit, sandgate::record::Filter::default())
+        .unwrap()
+        .filter_map(|shown| shown.unwrap().value["request_id"].as_str().map(str::to_owned))
+        .collect();
+    let answered = answered.lock().unwrap();
+    let lost: Vec<_> = answered.difference(&recorded).collect();
+    assert!(lost.is_empty(), "{} of {} answers have no record", lost.len(), answered.len());
+}
