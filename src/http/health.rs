@@ -43,6 +43,11 @@ pub fn router(gateway: Arc<Gateway>, mode: Mode, address: SocketAddr) -> Router 
         .with_state(ops)
 }
 
+/// Serves until the listener fails.
+pub async fn serve(listener: tokio::net::TcpListener, router: Router) -> std::io::Result<()> {
+    axum::serve(listener, router).await
+}
+
 async fn own_name_only(State(ops): State<Ops>, request: Request, next: Next) -> Response {
     if is_own_name(request.headers(), ops.address) {
         next.run(request).await

@@ -204,7 +204,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         Reloader { gateway: Arc::clone(&gateway), builder, site, watch, certificates, certificate, key };
     let helpers = vec![
         tokio::spawn(async move {
-            if let Err(error) = axum::serve(ops, router).await {
+            if let Err(error) = health::serve(ops, router).await {
                 error!(%error, "the ops listener ended");
             }
         }),

@@ -25,13 +25,6 @@ pub(super) fn config(config: &ServerConfig) -> Vec<Diagnostic> {
             Diagnostic::fault(message).hint("the ops listener is plain HTTP and needs an address of its own"),
         );
     }
-    if server.request_timeout < config.limits.wall {
-        let message = format!(
-            "`server.request-timeout` is {}, so the ceiling `limits.wall` of {} can never be reached",
-            server.request_timeout, config.limits.wall
-        );
-        told.push(Diagnostic::warning(message));
-    }
     let (usual, most) = (&config.defaults, &config.limits);
     let mut above = |name: &str, usual: String, most: String, is_above: bool| {
         if is_above {

@@ -57,15 +57,12 @@ section! {
         /// Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.
         #[validate(range(min = Span::secs(1), max = Span::secs(60)))]
         handshake_timeout: Span = Span::secs(10);
-        /// Time for a request's head, from its first byte, 1s to 1m.
+        /// Time for a request's head, and on an open HTTP/1.1 connection for the next one to come, 1s to 1m.
         #[validate(range(min = Span::secs(1), max = Span::secs(60)))]
         header_timeout: Span = Span::secs(10);
-        /// Time that a connection may stay open without a request, 1s to 1h.
+        /// Time for a request's body to arrive, 1s to 1h: a phone on a poor line sends 64 KiB in a few seconds.
         #[validate(range(min = Span::secs(1), max = Span::secs(3600)))]
-        idle_timeout: Span = Span::secs(60);
-        /// Time for a whole request, body and reply included, 1s to 1h; above the longest `limits.wall`.
-        #[validate(range(min = Span::secs(1), max = Span::secs(3600)))]
-        request_timeout: Span = Span::secs(60);
+        body_timeout: Span = Span::secs(20);
         /// Time that requests in flight get to finish after SIGTERM, 0ms to 10m; most supervisors kill after 30 s.
         #[validate(range(max = Span::secs(600)))]
         drain: Span = Span::secs(25);
@@ -157,9 +154,6 @@ section! {
         /// Whether they may come from loopback, link-local and private addresses. No: whoever can write a URL into
         /// tenant.toml could otherwise make the gate knock at doors inside.
         allow_private: bool = false;
-        /// Age at which a key set is fetched anew, 30s to 1d: how long a key that its issuer withdrew is still good.
-        #[validate(range(min = Span::secs(30), max = Span::secs(86_400)))]
-        refresh: Span = Span::secs(600);
         /// Certificates (PEM) of further authorities that issuers' servers may have theirs from.
         extra_roots: Option<PathBuf> = None;
     }
@@ -321,12 +315,10 @@ mod tests {
         max-connections = 4096
         # Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.
         handshake-timeout = "10s"
-        # Time for a request's head, from its first byte, 1s to 1m.
+        # Time for a request's head, and on an open HTTP/1.1 connection for the next one to come, 1s to 1m.
         header-timeout = "10s"
-        # Time that a connection may stay open without a request, 1s to 1h.
-        idle-timeout = "1m"
-        # Time for a whole request, body and reply included, 1s to 1h; above the longest `limits.wall`.
-        request-timeout = "1m"
+        # Time for a request's body to arrive, 1s to 1h: a phone on a poor line sends 64 KiB in a few seconds.
+        body-timeout = "20s"
         # Time that requests in flight get to finish after SIGTERM, 0ms to 10m; most supervisors kill after 30 s.
         drain = "25s"
 
@@ -386,8 +378,6 @@ mod tests {
         # Whether they may come from loopback, link-local and private addresses. No: whoever can write a URL into
         # tenant.toml could otherwise make the gate knock at doors inside.
         allow-private = false
-        # Age at which a key set is fetched anew, 30s to 1d: how long a key that its issuer withdrew is still good.
-        refresh = "10m"
         # Certificates (PEM) of further authorities that issuers' servers may have theirs from.
         # extra-roots =
 
@@ -410,12 +400,12 @@ mod tests {
 
     #[test]
     fn a_value_out_of_range_is_told_at_its_place() {
-        let text = "[server]\nlisten = \"127.0.0.1:8443\"\nidle-timeout = \"0ms\"\nmax-connections = 0\n[audit]\ndurability = \"machine\"\nretain = \"1KiB\"\n";
+        let text = "[server]\nlisten = \"127.0.0.1:8443\"\nbody-timeout = \"0ms\"\nmax-connections = 0\n[audit]\ndurability = \"machine\"\nretain = \"1KiB\"\n";
         insta::assert_snapshot!(read(text).unwrap_err(), @r#"
-        error: `server.idle-timeout` is out of its range, 1s to 1h
+        error: `server.body-timeout` is out of its range, 1s to 1h
          --> sandgate.toml:3:16
           |
-        3 | idle-timeout = "0ms"
+        3 | body-timeout = "0ms"
           |                ^^^^^
         error: `server.max-connections` is out of its range, 1 to 1000000
          --> sandgate.toml:4:19

@@ -55,10 +55,19 @@ fn the_sample_site_has_no_fault_and_its_policies_do_what_their_tests_say() {
 #[test]
 fn check_finds_every_fault_of_a_site_at_once() {
     let world = World::with("echo", "(component")
-        .file("functions/acme/echo/event.schema.json", r#"{"type":"object","properties":{"a":{"type":"strin"}}}"#)
-        .file("policies/acme/policies.cedar", "@id(\"x\")\npermit(principal == Caller::\"globex/eve\", action, resource);\n")
+        .file(
+            "functions/acme/echo/event.schema.json",
+            r#"{"type":"object","properties":{"a":{"type":"strin"}}}"#,
+        )
+        .file(
+            "policies/acme/policies.cedar",
+            "@id(\"x\")\npermit(principal == Caller::\"globex/eve\", action, resource);\n",
+        )
         .tenant("globex")
-        .file("policies/globex/tenant.toml", "[[issuers]]\nissuer = \"https://x.example\"\naudience = [\"a\"]\n");
+        .file(
+            "policies/globex/tenant.toml",
+            "[[issuers]]\nissuer = \"https://x.example\"\naudience = [\"a\"]\n",
+        );
     let site = world.path().to_str().unwrap();
     let (code, out, _) = sandgate(&["check", "--site", site]);
     assert_eq!(code, 1);

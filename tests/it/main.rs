@@ -6,12 +6,15 @@
     reason = "a test that is wrong about itself should stop"
 )]
 
+mod architecture;
 mod authenticate;
 mod cli;
 mod client;
 mod components;
 mod events;
+mod evidence;
 mod guest;
+mod hardening;
 mod hostile;
 mod operations;
 mod oracle;

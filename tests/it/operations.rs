@@ -57,8 +57,10 @@ async fn after_kill_9_under_load_the_chain_verifies_and_every_answer_has_its_rec
             .unwrap(),
     );
     let stdout = BufReader::new(gate.0.stdout.take().unwrap());
-    let line = stdout.lines().map(Result::unwrap).find(|line| line.starts_with("curl ")).expect("a line to try");
-    let between = |from: &str, to: &str| line.split(from).nth(1).unwrap().split(to).next().unwrap().to_owned();
+    let line =
+        stdout.lines().map(Result::unwrap).find(|line| line.starts_with("curl ")).expect("a line to try");
+    let between =
+        |from: &str, to: &str| line.split(from).nth(1).unwrap().split(to).next().unwrap().to_owned();
     let port: u16 = between("https://localhost:", "/").parse().unwrap();
     let token = between("authorization: Bearer ", "'");
     let ca = fs::read_to_string(site.path().join("certs/dev/ca.pem")).unwrap();
@@ -71,7 +73,11 @@ async fn after_kill_9_under_load_the_chain_verifies_and_every_answer_has_its_rec
             let version = if n % 2 == 0 { Version::HTTP_11 } else { Version::HTTP_2 };
             tokio::spawn(async move {
                 loop {
-                    let uri = if version == Version::HTTP_2 { "https://localhost/acme/hello" } else { "/acme/hello" };
+                    let uri = if version == Version::HTTP_2 {
+                        "https://localhost/acme/hello"
+                    } else {
+                        "/acme/hello"
+                    };
                     let mut request = Request::post(uri)
                         .header("authorization", format!("Bearer {token}"))
                         .header("content-type", "application/json");
@@ -93,7 +99,8 @@ async fn after_kill_9_under_load_the_chain_verifies_and_every_answer_has_its_rec
             })
         })
         .collect();
-    crate::world::eventually("two hundred answers came", || async { answered.lock().unwrap().len() >= 200 }).await;
+    crate::world::eventually("two hundred answers came", || async { answered.lock().unwrap().len() >= 200 })
+        .await;
     gate.0.kill().unwrap();
     gate.0.wait().unwrap();
     for task in load {

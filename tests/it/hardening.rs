@@ -1,0 +1,181 @@
+//! Every rule of the hardening list by its id, with the tests that name it or the reason why none does.
+//!
+//! The list itself is kept with the sources that it cites; here it is made sure that no rule is forgotten and no test
+//! claims a rule that it is not listed for.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use Coverage::{Tested, Untested};
+
+/// How a rule is held.
+enum Coverage {
+    /// By these tests.
+    Tested(&'static [&'static str]),
+    /// By none that names it: why.
+    Untested(&'static str),
+}
+
+#[test]
+fn every_rule_has_its_tests_or_a_reason_why_it_has_none() {
+    let written = tests_named_by_rule();
+    let mut listed = BTreeSet::new();
+    for (id, coverage) in RULES {
+        match coverage {
+            Tested(tests) => {
+                assert!(!tests.is_empty(), "{id} lists no test");
+                for test in *tests {
+                    assert!(written.contains(*test), "{id}: there is no test `{test}`");
+                    listed.insert((*test).to_owned());
+                }
+            }
+            Untested(reason) => assert!(reason.len() > 10, "{id} needs a reason"),
+        }
+    }
+    let unlisted: Vec<_> = written.difference(&listed).collect();
+    assert!(unlisted.is_empty(), "tests that name a rule and are not listed for one: {unlisted:#?}");
+    let ids: Vec<&str> = RULES.iter().map(|(id, _)| *id).collect();
+    let all: Vec<String> = [('a', 22), ('b', 10), ('c', 16), ('d', 15), ('e', 7), ('f', 36)]
+        .into_iter()
+        .flat_map(|(family, last)| (1..=last).map(move |n| format!("{family}{n:02}")))
+        .collect();
+    assert_eq!(ids, all, "each id once, in order");
+}
+
+/// Names of functions in the sources that begin with a rule's id.
+fn tests_named_by_rule() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for folder in ["src", "tests"] {
+        collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut names);
+    }
+    names
+}
+
+fn collect(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, names);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let functions = text.split("fn ").skip(1).map(|rest| {
+                rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default()
+            });
+            names.extend(functions.filter(|name| names_a_rule(name)).map(str::to_owned));
+        }
+    }
+}
+
+fn names_a_rule(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    matches!(bytes, [b'a'..=b'f', b'0'..=b'9', b'0'..=b'9', b'_', ..])
+}
+
+#[rustfmt::skip]
+const RULES: &[(&str, Coverage)] = &[
+    ("a01", Tested(&["a01_a_token_signed_with_the_public_key_as_its_secret_is_refused", "a01_none_and_other_families_are_refused"])),
+    ("a02", Tested(&["a02_a_fetched_key_that_two_algorithms_fit_is_not_used", "a02_a_key_for_something_else_verifies_nothing", "a02_a_key_has_one_algorithm_of_ours", "a02_a_key_that_two_algorithms_fit_is_asked_about"])),
+    ("a03", Tested(&["a03_a_key_set_that_holds_a_secret_is_a_fault", "a03_weak_and_mismatched_keys_are_faults"])),
+    ("a04", Tested(&["a04_unknown_crit_is_refused"])),
+    ("a05", Tested(&["a05_keys_in_the_header_are_never_used"])),
+    ("a06", Tested(&["a06_a_key_id_is_compared_byte_by_byte_in_the_issuers_own_set", "a06_a_token_without_key_id_needs_the_only_key_that_fits", "a06_one_key_id_at_two_issuers_is_two_keys"])),
+    ("a07", Tested(&["a07_an_issuer_belongs_to_one_tenant_or_names_a_claim", "a07_records_of_one_issuer_are_told_apart_by_their_tenant_value", "a07_the_issuer_is_required_and_exact", "a07_the_tenant_claim_must_name_this_tenant"])),
+    ("a08", Tested(&["a08_the_audience_is_required_and_ours"])),
+    ("a09", Tested(&["a09_the_type_is_required_and_one_of_the_issuers"])),
+    ("a10", Tested(&["a10_expired_immature_and_long_lived_tokens_are_refused", "a10_leeway_is_the_issuers", "a10_without_max_lifetime_a_token_may_lack_iat_and_lives_a_day_at_most"])),
+    ("a11", Tested(&["a11_a_time_of_another_type_is_refused"])),
+    ("a12", Tested(&["a12_a_name_twice_is_refused_in_header_and_claims"])),
+    ("a13", Tested(&["a13_a_token_has_one_form_within_bounds"])),
+    ("a14", Tested(&["a14_the_token_is_in_one_authorization_header_and_nowhere_else"])),
+    ("a15", Tested(&["a15_every_bad_token_gets_one_answer_and_its_reason_is_recorded", "a15_only_a_request_without_credential_has_offered_none"])),
+    ("a16", Untested("owed by: the gate, hardened")),
+    ("a17", Untested("owed by: the gate, hardened")),
+    ("a18", Tested(&["a18_a_new_key_is_found_and_an_old_one_ends_at_the_next_good_fetch", "a18_a_used_key_set_is_refreshed_in_the_background_until_its_tenant_is_gone", "a18_addresses_inside_are_not_public", "a18_an_address_inside_is_not_fetched", "a18_an_uneventful_refresh_keeps_cached_verdicts", "a18_keys_are_fetched_when_first_needed_and_then_kept", "a18_last_good_keys_serve_while_fetches_fail_but_not_for_ever", "a18_neither_private_addresses_nor_strange_certificates_are_trusted", "a18_only_plain_https_urls_are_fetched", "a18_requests_that_come_together_share_one_fetch", "a18_revisions_and_tenants_share_the_key_set_of_an_issuer", "a18_unknown_key_ids_cause_one_fetch_a_minute", "a18_what_is_no_key_set_never_becomes_one_and_is_asked_for_again_later", "a18_when_one_revision_ends_the_next_keeps_its_key_sets_fresh"])),
+    ("a19", Tested(&["a19_an_issuer_of_rfc_8414_is_discovered_too", "a19_the_discovery_document_must_be_the_issuers_own"])),
+    ("a20", Tested(&["a20_a_faulty_list_of_revocations_is_refused_with_its_line", "a20_a_revocation_holds_for_a_token_that_is_in_the_cache", "a20_revoked_tokens_are_refused_by_id_subject_key_and_issuer"])),
+    ("a21", Tested(&["a21_a_cached_token_expires_and_is_not_valid_before_its_time", "a21_a_known_token_is_the_same_caller", "a21_a_tenants_verdict_is_no_other_tenants", "a21_refusals_are_not_cached", "a21_the_cache_is_bounded", "a21_the_whole_token_is_the_key"])),
+    ("a22", Tested(&["a22_nothing_that_is_printed_holds_the_token"])),
+    ("b01", Untested("owed by: the gate, hardened")),
+    ("b02", Untested("owed by: the gate, hardened")),
+    ("b03", Untested("owed by: the gate, hardened")),
+    ("b04", Untested("owed by: the gate, hardened")),
+    ("b05", Untested("owed by: the gate, hardened")),
+    ("b06", Untested("owed by: the gate, hardened")),
+    ("b07", Untested("owed by: the gate, hardened")),
+    ("b08", Untested("owed by: the gate, hardened")),
+    ("b09", Untested("owed by: the gate, hardened")),
+    ("b10", Tested(&["b10_keys_are_their_owners_alone"])),
+    ("c01", Untested("owed by: the gate, hardened")),
+    ("c02", Untested("owed by: the gate, hardened")),
+    ("c03", Untested("owed by: the gate, hardened")),
+    ("c04", Untested("owed by: the gate, hardened")),
+    ("c05", Untested("owed by: the gate, hardened")),
+    ("c06", Tested(&["c06_encoded_separators_and_dot_segments_are_refused", "c06_hostile_paths_are_refused_and_never_normalised", "c06_hostile_paths_are_refused_and_never_normalised_on_the_wire", "c06_no_path_gets_out_of_its_function"])),
+    ("c07", Tested(&["c07_credentials_hop_by_hop_and_identity_headers_cannot_be_listed"])),
+    ("c08", Untested("owed by: the gate, hardened")),
+    ("c09", Tested(&["c09_a_method_that_is_not_listed_is_told_only_to_those_who_may_call", "c09_connect_and_trace_cannot_be_offered"])),
+    ("c10", Tested(&["c10_a_content_coding_is_refused"])),
+    ("c11", Untested("owed by: the gate, hardened")),
+    ("c12", Untested("covered by `a15_every_bad_token_gets_one_answer_and_its_reason_is_recorded` and the problem table, which is one exhaustive match")),
+    ("c13", Untested("covered by `without_a_credential_nobody_learns_anything`")),
+    ("c14", Untested("owed by: the door out (quotas)")),
+    ("c15", Untested("covered by `beyond_its_concurrency_a_function_is_overloaded`")),
+    ("c16", Untested("owed by: the gate, hardened")),
+    ("d01", Tested(&["d01_a_body_that_never_comes_is_refused_in_time", "d01_chunks_without_end_are_refused_at_the_limit", "d01_refusals_come_in_the_order_of_the_contract"])),
+    ("d02", Tested(&["d02_exactly_one_listed_type_and_no_charset_but_utf_8", "d02_media_types_and_codings_are_exact"])),
+    ("d03", Tested(&["d03_a_query_with_two_readings_is_refused", "d03_d05_d06_every_hostile_fixture_is_refused_for_its_reason"])),
+    ("d04", Tested(&["d04_each_bound_holds_and_not_one_less", "d04_json_nested_100_000_deep_is_refused"])),
+    ("d05", Tested(&["d03_d05_d06_every_hostile_fixture_is_refused_for_its_reason", "d05_every_double_as_shortest_text_is_read", "d05_numbers_that_stay_themselves_are_read", "d05_numbers_that_would_be_rounded_are_refused", "d05_wide_integers_are_taken_where_the_schema_says_so", "d05_wide_integers_need_a_wide_bound"])),
+    ("d06", Tested(&["d03_d05_d06_every_hostile_fixture_is_refused_for_its_reason", "d06_a_header_value_has_no_control_character_and_is_utf_8", "d06_a_string_that_is_no_identifier_is_told_by_its_place", "d06_an_identifier_has_no_invisible_or_look_alike_spelling", "d06_controls_and_bidirectional_controls_are_refused", "d06_normal_form_makes_no_refused_character"])),
+    ("d07", Tested(&["d07_decomposed_text_becomes_composed", "d07_normal_form_is_idempotent"])),
+    ("d08", Tested(&["d08_an_object_open_to_extra_members_is_told"])),
+    ("d09", Tested(&["d09_a_cycle_on_one_value_is_a_fault", "d09_branches_that_multiply_are_a_fault", "d09_patterns_that_need_backtracking_are_a_fault", "d09_references_stay_in_the_file", "d09_sizes_are_bounded"])),
+    ("d10", Tested(&["d10_a_format_that_nobody_asserts_is_a_fault", "d10_formats_are_asserted"])),
+    ("d11", Tested(&["d11_a_breach_of_the_schema_is_told_by_place_and_never_by_value", "d11_a_fault_tells_its_place_and_never_a_value", "d11_violations_tell_place_keyword_and_limit_and_never_the_value"])),
+    ("d12", Tested(&["d12_at_most_one_of_a_hundred_harmless_texts_has_a_signal", "d12_attacks_are_told_by_kind", "d12_names_formulas_and_quotations_are_not_told", "d12_signals_are_recorded_or_refused_as_the_manifest_says", "d12_signals_are_told_or_block_as_the_manifest_says", "d12_signals_tell_the_place_and_are_bounded"])),
+    ("d13", Untested("owed by: the gate, hardened")),
+    ("d14", Tested(&["d14_a_content_type_of_a_reply_is_well_formed", "d14_a_reply_that_breaks_its_schema_or_its_form_is_a_failed_function", "d14_a_response_schema_holds_for_every_body", "d14_only_headers_of_content_can_be_set", "d14_status_size_and_media_type_are_checked"])),
+    ("d15", Tested(&["d15_any_text_is_read_alike_or_refused", "d15_damaged_json_is_read_alike_or_refused", "d15_manifests_keep_their_promises_over_their_corpus", "d15_path_and_query_keep_their_promises_over_their_corpus", "d15_strict_json_keeps_its_promises_over_its_corpus", "d15_what_is_accepted_serde_json_reads_alike"])),
+    ("e01", Tested(&["e01_a_forbid_that_fails_to_evaluate_denies", "e01_a_forbid_wins_over_a_permit", "e01_a_guardrail_that_fails_to_evaluate_denies", "e01_a_permit_that_fails_to_evaluate_denies_though_another_permits", "e01_an_attribute_of_a_thing_outside_the_request_fails_and_denies", "e01_nothing_is_permitted_by_default"])),
+    ("e02", Tested(&["e02_a_caller_that_breaks_the_schema_is_refused", "e02_a_policy_is_judged_by_the_schema_and_its_fault_has_a_place", "e02_a_request_that_breaks_the_schema_is_refused", "e02_a_schema_may_grow_but_not_shrink", "e02_text_that_is_no_policy_is_refused_where_it_goes_wrong"])),
+    ("e03", Tested(&["e03_a_caller_of_another_tenant_is_refused_before_cedar_is_asked"])),
+    ("e04", Tested(&["e04_a_permit_among_the_guardrails_is_a_fault", "e04_a_tenants_permit_cannot_widen_past_a_guardrail", "e04_templates_are_refused_everywhere"])),
+    ("e05", Untested("owed by: policy authoring (proofs, diff, shadow, rollback); the swap is covered by `a_faulty_platform_part_is_refused_whole`")),
+    ("e06", Untested("owed by: policy authoring (signed bundles)")),
+    ("e07", Tested(&["e07_a_checkpoint_is_signed_and_any_change_is_seen", "e07_a_disk_that_is_full_refuses_and_the_chain_goes_on_when_it_is_not", "e07_a_start_appends_nothing_to_a_chain_that_was_edited", "e07_a_tenants_extract_verifies_alone", "e07_an_edit_an_insertion_a_move_and_a_removal_are_each_found", "e07_an_insertion_with_hashes_that_fit_is_found_where_the_chain_goes_on", "e07_any_single_byte_that_changes_is_found", "e07_every_record_is_chained_and_verifies_after_a_restart", "e07_redacted_values_are_keyed_hashes_and_the_key_stays", "e07_with_a_checkpoint_a_cut_tail_and_a_rewritten_chain_are_found"])),
+    ("f01", Tested(&["f01_the_engine_is_a_current_release_of_a_long_term_line"])),
+    ("f02", Untested("owed by: the gate, hardened")),
+    ("f03", Untested("a statement about platforms: x86-64 Linux is what is built and tested")),
+    ("f04", Tested(&["f04_f07_f17_nothing_is_compiled_in_that_is_not_needed"])),
+    ("f05", Tested(&["f05_proposals_that_no_guest_needs_are_refused"])),
+    ("f06", Tested(&["f06_every_import_is_refused_by_name"])),
+    ("f07", Tested(&["f04_f07_f17_nothing_is_compiled_in_that_is_not_needed"])),
+    ("f08", Tested(&["f08_cut_off_and_foreign_bytes_are_refused", "f08_deep_nesting_is_refused", "f08_sizes_are_bounded_before_anything_is_parsed", "f08_what_drives_the_compiler_is_counted_first"])),
+    ("f09", Tested(&["f09_a_stored_component_is_loaded_when_it_is_first_called", "f09_a_stored_component_that_was_changed_is_compiled_anew_or_refused", "f09_an_artefact_is_found_again_by_the_same_engine_only", "f09_an_artefact_of_another_component_or_key_is_refused", "f09_f36_a_changed_artefact_is_refused_wherever_it_was_changed", "f09_key_and_artefacts_are_for_their_owner_alone"])),
+    ("f10", Tested(&["f10_equal_bytes_are_one_component"])),
+    ("f11", Tested(&["f11_one_linked_component_serves_the_empty_capability_set"])),
+    ("f12", Tested(&["f12_a_guest_whose_caller_has_gone_is_stopped", "f12_a_thousand_failures_of_each_kind_leave_the_pool_whole", "f12_traps_are_told_apart"])),
+    ("f13", Tested(&["f13_a_component_beyond_the_pools_caps_is_refused", "f13_f18_f32_f33_the_engine_is_set_as_stated"])),
+    ("f14", Tested(&["f14_a_full_queue_sheds", "f14_a_function_has_so_many_invocations_in_flight_and_no_more", "f14_without_an_instance_a_call_is_shed", "f14_without_room_for_heavy_calls_they_are_shed_and_others_served"])),
+    ("f15", Untested("a measured choice: the table beside `PoolLimits::default`")),
+    ("f16", Tested(&["f16_no_invocation_sees_what_another_left"])),
+    ("f17", Tested(&["f04_f07_f17_nothing_is_compiled_in_that_is_not_needed"])),
+    ("f18", Tested(&["f13_f18_f32_f33_the_engine_is_set_as_stated"])),
+    ("f19", Untested("the ticker is one thread of the engine: covered by the tests of F20")),
+    ("f20", Tested(&["f20_a_cpu_limit_below_a_slice_holds_on_the_io_thread", "f20_a_small_budget_is_measured_from_the_start", "f20_loops_meet_their_cpu_limit_wherever_they_are", "f20_loops_meet_their_wall_limit", "f20_nobody_is_stopped_on_an_estimate", "f20_the_deadline_holds_from_the_first_tick", "f20_who_stops_waiting_stops_the_guest"])),
+    ("f21", Untested("the ticker is a thread of its own: covered by the tests of F20")),
+    ("f22", Tested(&["f22_bulk_instructions_on_large_memories_stay_off_io_threads"])),
+    ("f23", Untested("fuel is off: covered by `f13_f18_f32_f33_the_engine_is_set_as_stated`")),
+    ("f24", Tested(&["f24_memories_and_tables_count_together", "f24_memories_of_several_core_instances_are_summed", "f24_memory_meets_its_limit", "f24_tables_count_as_memory", "f24_the_pools_own_slot_is_a_memory_limit_too"])),
+    ("f25", Tested(&["f25_resource_handles_are_bounded"])),
+    ("f26", Tested(&["f26_answers_beyond_their_limit_are_refused_before_they_are_copied"])),
+    ("f27", Tested(&["f27_with_nothing_granted_a_guest_costs_its_memory_and_no_more"])),
+    ("f28", Tested(&["f28_recursion_meets_the_stack_limit"])),
+    ("f29", Tested(&["f29_a_job_that_panics_costs_no_thread", "f29_a_panic_is_caught_and_told_without_what_a_terminal_obeys"])),
+    ("f30", Untested("owed by: the gate, hardened")),
+    ("f31", Tested(&["f31_a_plain_answer_is_taken", "f31_an_allocator_that_lies_harms_itself", "f31_an_answer_out_of_form_is_a_breach", "f31_lengths_that_lie_are_refused", "f31_status_and_headers_out_of_form_break_the_contract"])),
+    ("f32", Tested(&["f13_f18_f32_f33_the_engine_is_set_as_stated"])),
+    ("f33", Tested(&["f13_f18_f32_f33_the_engine_is_set_as_stated"])),
+    ("f34", Untested("the narrow world has no clock")),
+    ("f35", Tested(&["f35_control_characters_of_authors_do_not_reach_terminal_or_log", "f35_what_a_component_says_is_escaped_and_cut", "f35_what_is_shown_cannot_act_on_a_terminal"])),
+    ("f36", Tested(&["f09_f36_a_changed_artefact_is_refused_wherever_it_was_changed"])),
+];
