@@ -6,7 +6,7 @@
 //!
 //! INVARIANT (Told): [`AuditLog::append`] and [`AuditLog::refused_unauthenticated`] return only when the refusal or
 //! reply they tell of is written, or counted; the gateway answers after that, and with 503 if it could not be
-//! written. [`verify`] checks what was written, [`show`] reads it.
+//! written. [`verify()`] checks what was written, [`show()`] reads it.
 
 mod aggregate;
 mod chain;

@@ -45,7 +45,7 @@ pub struct Shown {
     pub value: Value,
 }
 
-/// Records of both chains that fit, by time. Lines that cannot be read are left out: [`super::verify`] names them.
+/// Records of both chains that fit, by time. Lines that cannot be read are left out: [`super::verify()`] names them.
 pub fn show(
     dir: &Path,
     filter: Filter,

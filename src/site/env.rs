@@ -7,7 +7,7 @@ pub fn log_filter() -> Option<String> {
     variable("SANDGATE_LOG")
 }
 
-/// Whether reports on standard error are coloured: on a terminal, unless `NO_COLOR` is set (https://no-color.org).
+/// Whether reports on standard error are coloured: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
 pub fn colour() -> bool {
     std::io::stderr().is_terminal() && variable("NO_COLOR").is_none()
 }

@@ -101,10 +101,6 @@ impl Token {
         self.claim("sub", subject)
     }
 
-    pub(crate) fn roles(self, roles: &[&str]) -> Self {
-        self.claim("roles", json!(roles))
-    }
-
     pub(crate) fn signed_by(mut self, key: &IssuerKey) -> Self {
         self.key = key.clone();
         self
