@@ -20,7 +20,7 @@ use crate::{
     record::{self, AuditError, AuditLog, CheckpointKey, Metrics},
     sandbox::{self, AdmissionLimits, PoolLimits, Sandbox, Settings},
     site::{
-        Site,
+        PlatformSources, Site,
         config::{Durability, ServerConfig},
         dev::{DevError, DevMaterial},
         diagnostic::Diagnostic,
@@ -146,12 +146,11 @@ impl Running {
 pub async fn start(options: Options) -> Result<Running, StartError> {
     let data = options.data.clone().unwrap_or_else(|| options.site.join(".sandgate"));
     private_dir(&data)?;
-    let mut site = Site::read(&options.site);
-    let material = development(&options, &site)?;
-    let config = site.platform.config.clone();
-    // Watching begins before the reading that counts, so that no change falls between.
+    let config = PlatformSources::read(&options.site).config;
+    // Watching begins before the site is read, so that no change falls between.
     let watch = Watch::start(&options.site, &data, &config);
-    site = Site::read(&options.site);
+    let site = Site::read(&options.site);
+    let material = development(&options, &site)?;
 
     let metrics = Arc::new(Metrics::new());
     let builder = Builder {
