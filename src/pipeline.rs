@@ -8,6 +8,7 @@ mod refusal;
 mod revision;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -27,7 +28,7 @@ pub use self::{
 use crate::{
     authn::Received,
     event::UnreadBody,
-    id::RequestId,
+    id::{RequestId, TenantName},
     record::{AuditLog, Metrics},
     sandbox::Outcome,
     site::diagnostic::Diagnostic,
@@ -47,6 +48,7 @@ impl Gateway {
     /// A gateway that serves `revision` and records in `audit`.
     pub fn new(revision: Arc<Revision>, audit: AuditLog, metrics: Arc<Metrics>) -> Arc<Self> {
         metrics.revision(revision.id());
+        count_faults(&metrics, &revision, &[]);
         Arc::new(Self {
             revision: ArcSwap::from(revision),
             audit,
@@ -92,12 +94,14 @@ impl Gateway {
     /// Puts another revision in force; requests in flight finish on the one they began with.
     pub fn swap(&self, revision: Arc<Revision>) {
         self.metrics.revision(revision.id());
+        count_faults(&self.metrics, &revision, &[]);
         self.revision.store(revision);
         self.platform_faults.store(Arc::default());
     }
 
     /// Keeps the revision in force, and tells why a newer one is not.
     pub fn keep(&self, faults: Vec<Diagnostic>) {
+        count_faults(&self.metrics, &self.revision(), &faults);
         self.platform_faults.store(Arc::new(faults));
     }
 
@@ -140,4 +144,15 @@ impl Gateway {
         let _ = aws_lc_rs::rand::fill(&mut entropy);
         RequestId::new(unix_ms, u128::from_le_bytes(entropy))
     }
+}
+
+/// Told to the metrics as `/readyz` tells it: each tenant's faults, and those of a refused platform part.
+fn count_faults(metrics: &Metrics, revision: &Revision, platform: &[Diagnostic]) {
+    let mut counts: BTreeMap<&TenantName, u64> = BTreeMap::new();
+    for (tenant, _) in revision.diagnostics().filter(|(_, diagnostic)| diagnostic.is_fault()) {
+        *counts.entry(tenant).or_default() += 1;
+    }
+    let refused = platform.iter().filter(|diagnostic| diagnostic.is_fault()).count() as u64;
+    let refused = (refused > 0).then_some((None, refused));
+    metrics.site_faults(counts.into_iter().map(|(tenant, count)| (Some(tenant), count)).chain(refused));
 }

@@ -22,6 +22,7 @@ pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings,
 use crate::{
     http::{self, Peer},
     pipeline::Gateway,
+    record::Metrics,
 };
 
 /// Bounds of a connection.
@@ -142,9 +143,15 @@ impl Connection {
     async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) {
         // Replies are written whole: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
+        let _open = Open::new(self.gateway.metrics());
         match timeout(self.bounds.handshake, self.tls.accept(stream)).await {
             Ok(Ok(stream)) => {
                 if let Err(error) = self.speak(stream, address).await {
+                    if error.is_parse_too_large() {
+                        self.gateway.metrics().unparsed("too_large");
+                    } else if error.is_parse() {
+                        self.gateway.metrics().unparsed("malformed");
+                    }
                     debug!(%error, client = %address.ip(), "connection ended early");
                 }
             }
@@ -203,6 +210,22 @@ impl Connection {
                     .serve_connection(io, service)
             )
         }
+    }
+}
+
+/// Counts a connection as open for as long as this lives, however it ends.
+struct Open<'a>(&'a Metrics);
+
+impl<'a> Open<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.connections().inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.connections().dec();
     }
 }
 

@@ -133,3 +133,21 @@ async fn stopping_closes_a_log_that_verifies() {
     let report = sandgate::record::verify(&path, None).unwrap();
     assert!(report.sound, "{report}");
 }
+
+#[tokio::test]
+async fn metrics_count_faults_by_tenant_and_open_connections() {
+    let world =
+        World::with("echo", &echo()).file("policies/acme/policies.cedar", "permit(").start_with(|_| ()).await;
+    let faults = || {
+        let text = world.running.gateway.metrics_text();
+        text.lines().filter(|line| line.contains("site_faults{")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(faults().iter().any(|line| line.contains("acme")), "{:?}", faults());
+    assert_eq!(world.invoke("acme/echo").send().await.summary(), "503 unavailable");
+    world.write("policies/acme/policies.cedar", "");
+    eventually("no tenant has faults", || async { faults().is_empty() }).await;
+    eventually("no connection is open", || async {
+        world.running.gateway.metrics_text().lines().any(|line| line == "sandgate_connections 0")
+    })
+    .await;
+}
