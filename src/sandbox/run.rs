@@ -71,6 +71,9 @@ impl Runner {
     /// Runs the function on one event, and tells what that used even if it fails. Needs a tokio runtime with its timer.
     ///
     /// If the future is dropped, a guest that is running stops at its next tick.
+    ///
+    /// Hidden: benches measure it. What serves requests is [`Self::run`], which wants evidence.
+    #[doc(hidden)]
     pub async fn run_event(&self, event: EventInput<'_>, usage: &mut Usage) -> Result<Reply, SandboxError> {
         let started = Instant::now();
         let result = self.invoke(event, started, usage).await;

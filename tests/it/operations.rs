@@ -43,14 +43,14 @@ fn sample(to: &Path) {
     copy(&own.join("functions"), &to.join("functions"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn after_kill_9_under_load_the_chain_verifies_and_every_answer_has_its_record() {
-    let site = tempfile::tempdir().unwrap();
-    sample(site.path());
+/// The binary on the sample site in a shell that prepares its limits; its port, token and authority.
+fn dev(site: &Path, prepare: &str) -> (Gate, Client, String) {
+    let script =
+        format!("{prepare} exec \"$0\" dev --listen 127.0.0.1:0 --ops-listen 127.0.0.1:0 --site \"$1\"",);
     let mut gate = Gate(
-        Command::new(env!("CARGO_BIN_EXE_sandgate"))
-            .args(["dev", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--site"])
-            .arg(site.path())
+        Command::new("bash")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_sandgate")])
+            .arg(site)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -63,8 +63,51 @@ async fn after_kill_9_under_load_the_chain_verifies_and_every_answer_has_its_rec
         |from: &str, to: &str| line.split(from).nth(1).unwrap().split(to).next().unwrap().to_owned();
     let port: u16 = between("https://localhost:", "/").parse().unwrap();
     let token = between("authorization: Bearer ", "'");
-    let ca = fs::read_to_string(site.path().join("certs/dev/ca.pem")).unwrap();
-    let client = Client::new(([127, 0, 0, 1], port).into(), &ca);
+    let ca = fs::read_to_string(site.join("certs/dev/ca.pem")).unwrap();
+    (gate, Client::new(([127, 0, 0, 1], port).into(), &ca), token)
+}
+
+fn hello(token: &str) -> Request<crate::client::Body> {
+    Request::post("/acme/hello")
+        .header("host", "localhost")
+        .header("authorization", format!("Bearer {token}"))
+        .header("content-type", "application/json")
+        .body(full(r#"{"name":"Ada"}"#))
+        .unwrap()
+}
+
+/// A limit on the size of files is to a writer what a full disk is.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_audit_log_cannot_grow_nothing_is_served_unrecorded() {
+    let site = tempfile::tempdir().unwrap();
+    sample(site.path());
+    // A first start, without limits, keeps the artefacts, which are larger.
+    drop(dev(site.path(), ""));
+    let (_gate, client, token) = dev(site.path(), "trap '' XFSZ; ulimit -f 40;");
+    let mut answered = 0;
+    let refused = loop {
+        let reply = client.send(Version::HTTP_11, hello(&token)).await;
+        match reply.summary().as_str() {
+            "200" => answered += 1,
+            _ => break reply,
+        }
+        assert!(answered < 1000, "the log outgrew its limit");
+    };
+    assert_eq!(refused.summary(), "503 unavailable");
+    assert!(refused.header("retry-after").is_some());
+    let recorded =
+        sandgate::record::show(&site.path().join(".sandgate/audit"), sandgate::record::Filter::default())
+            .unwrap()
+            .filter(|shown| shown.as_ref().is_ok_and(|shown| shown.value["outcome"]["status"] == 200))
+            .count();
+    assert_eq!(recorded, answered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_kill_9_under_load_the_chain_verifies_and_every_answer_has_its_record() {
+    let site = tempfile::tempdir().unwrap();
+    sample(site.path());
+    let (mut gate, client, token) = dev(site.path(), "");
 
     let answered = Arc::new(Mutex::new(BTreeSet::new()));
     let load: Vec<_> = (0..8)
