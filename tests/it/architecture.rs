@@ -29,6 +29,12 @@ fn dependencies_run_one_way_and_each_vendor_has_one_door() {
     for (module, file, code) in sources() {
         let place = |line: usize| format!("{}:{}", file.display(), line + 1);
         let level = ORDER.iter().position(|name| *name == module);
+        for name in grouped(&code) {
+            let at = ORDER.iter().position(|known| *known == name);
+            if at.zip(level).is_some_and(|(at, level)| at < level) {
+                wrong.push(format!("{}: `{module}` uses `{name}`, which is above it", file.display()));
+            }
+        }
         for (number, line) in code.lines().enumerate() {
             let line = line.trim();
             if line.starts_with("//") {
@@ -50,6 +56,32 @@ fn dependencies_run_one_way_and_each_vendor_has_one_door() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The modules that `use crate::{…};` names, over however many lines.
+fn grouped(code: &str) -> Vec<String> {
+    let groups = code.split("use crate::{").skip(1).map(|rest| rest.split(';').next().unwrap_or_default());
+    let mut names = Vec::new();
+    for group in groups {
+        let (mut depth, mut name) = (0, String::new());
+        for c in group.chars() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => names.push(std::mem::take(&mut name)),
+                c if depth == 0 => name.push(c),
+                _ => {}
+            }
+        }
+        names.push(name);
+    }
+    names.iter().map(|name| name.trim().split("::").next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn groups_of_imports_are_read_whole() {
+    let code = "use crate::{\n    id::TenantName,\n    record::{AuditLog, Metrics},\n    http,\n};\nuse crate::{site, cli};";
+    assert_eq!(grouped(code), ["id", "record", "http", "", "site", "cli"]);
 }
 
 /// Module, file and code of every source, without its tests.
