@@ -30,7 +30,7 @@ use crate::{
     event::UnreadBody,
     id::{RequestId, TenantName},
     record::{AuditLog, Metrics},
-    sandbox::Outcome,
+    sandbox::{Outcome, Sandbox},
     site::diagnostic::Diagnostic,
 };
 
@@ -39,20 +39,27 @@ pub struct Gateway {
     revision: ArcSwap<Revision>,
     audit: AuditLog,
     metrics: Arc<Metrics>,
+    sandbox: Arc<Sandbox>,
     /// Why the newest platform part is not in force.
     platform_faults: ArcSwap<Vec<Diagnostic>>,
     closing: AtomicBool,
 }
 
 impl Gateway {
-    /// A gateway that serves `revision` and records in `audit`.
-    pub fn new(revision: Arc<Revision>, audit: AuditLog, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// A gateway that serves `revision`, whose functions run in `sandbox`, and records in `audit`.
+    pub fn new(
+        revision: Arc<Revision>,
+        audit: AuditLog,
+        metrics: Arc<Metrics>,
+        sandbox: Arc<Sandbox>,
+    ) -> Arc<Self> {
         metrics.revision(revision.id());
         count_faults(&metrics, &revision, &[]);
         Arc::new(Self {
             revision: ArcSwap::from(revision),
             audit,
             metrics,
+            sandbox,
             platform_faults: ArcSwap::default(),
             closing: AtomicBool::new(false),
         })
@@ -130,9 +137,11 @@ impl Gateway {
         &self.metrics
     }
 
-    /// All metrics, those of the audit log brought up to date.
+    /// All metrics, those of the audit log and of the pool brought up to date.
     pub fn metrics_text(&self) -> String {
         self.metrics.audit(self.audit.stats());
+        let (in_use, size) = self.sandbox.occupancy();
+        self.metrics.pool(in_use.into(), size.into());
         self.metrics.encode()
     }
 

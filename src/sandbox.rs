@@ -116,6 +116,11 @@ impl Sandbox {
         self.compiler.admit(bytes, origin)
     }
 
+    /// Instances that run now, and how many can.
+    pub fn occupancy(&self) -> (u32, u32) {
+        self.instances.occupancy()
+    }
+
     /// A runner for one function. `tenant` takes its turn in the queue for threads.
     pub fn runner(
         self: &Arc<Self>,

@@ -341,6 +341,11 @@ impl Gate {
     pub(super) fn leave(&self) {
         self.inside.fetch_sub(1, Ordering::Relaxed);
     }
+
+    /// How many are inside, of how many. Who is being turned away is counted for a moment, hence the minimum.
+    pub(super) fn occupancy(&self) -> (u32, u32) {
+        (self.inside.load(Ordering::Relaxed).min(self.limit), self.limit)
+    }
 }
 
 /// A place among the invocations of a function; held by whichever thread still runs it.

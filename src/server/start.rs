@@ -183,7 +183,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     for tenant in revision.serving() {
         tenant.authenticator.start(&tokio::runtime::Handle::current());
     }
-    let gateway = Gateway::new(revision, audit, metrics);
+    let gateway = Gateway::new(revision, audit, metrics, Arc::clone(&builder.sandbox));
 
     let listener = bind(options.listen.unwrap_or(config.server.listen), "the data plane").await?;
     let ops = bind(options.ops_listen.unwrap_or(config.server.ops_listen), "the ops listener").await?;

@@ -129,3 +129,21 @@ async fn an_event_that_the_manifest_does_not_take_never_runs() {
     assert_eq!((record["stage"].as_str(), record["cpu_us"].as_u64()), (Some("validate"), Some(0)));
     assert!(record["start"].is_null());
 }
+
+#[tokio::test]
+async fn metrics_tell_how_many_instances_run_of_how_many() {
+    let endless = BYTES.replace("20ms", "60s").replace("500ms", "30m");
+    let world = World::with("loops", &guest("loops"))
+        .file("functions/acme/loops/function.toml", &endless)
+        .file("sandgate.toml", "[limits]\ncpu = \"60s\"\nwall = \"30m\"\n[sandbox]\ninstances = 5\n")
+        .start()
+        .await;
+    let told = |line: &str| world.running.gateway.metrics_text().lines().any(|told| told == line);
+    assert!(told("sandgate_pool_size 5") && told("sandgate_pool_in_use 0"));
+    let (client, version, request) =
+        world.invoke("acme/loops").content_type(Some("application/octet-stream")).text("x").finish();
+    let call = tokio::spawn(async move { client.try_send(version, request).await });
+    eventually("one instance runs", || async { told("sandgate_pool_in_use 1") }).await;
+    call.abort();
+    eventually("none runs", || async { told("sandgate_pool_in_use 0") }).await;
+}
