@@ -19,6 +19,7 @@ mod hostile;
 mod operations;
 mod oracle;
 mod reload;
+mod storm;
 mod token;
 mod whole;
 mod world;
