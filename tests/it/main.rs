@@ -13,6 +13,7 @@ mod client;
 mod components;
 mod events;
 mod evidence;
+mod fuzz_corpus;
 mod guest;
 mod hardening;
 mod hostile;
