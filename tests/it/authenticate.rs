@@ -25,7 +25,10 @@ fn bad_tokens(world: &Live) -> Vec<(&'static str, String)> {
     };
     let none = format!(
         "{}.",
-        segments(&json!({"alg": "none", "typ": "at+jwt"}).to_string(), &token().claims.to_string())
+        segments(
+            &json!({"alg": "none", "typ": "at+jwt", "kid": key.id}).to_string(),
+            &token().claims.to_string()
+        )
     );
     let twice = {
         let claims = token().claims.to_string();

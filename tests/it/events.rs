@@ -11,9 +11,10 @@ use crate::{
 #[tokio::test]
 async fn what_cannot_be_read_in_one_way_is_malformed() {
     let world = World::with("echo", &echo()).start().await;
-    let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    // Closed, and within 64 KiB: without a limit on depth it would be JSON that breaks the schema, a 422.
+    let nested = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));
     for (what, body) in [
-        ("d04 nested deeply", &nested[..60_000]),
+        ("d04 nested deeply", nested.as_str()),
         ("d03 a name twice", r#"{"name":"a","name":"b"}"#),
         ("d03 a name twice after NFC", "{\"n\u{e9}\":1,\"ne\u{301}\":2}"),
         ("d03 twice below", r#"{"list":[{"a":1,"a":2}]}"#),
