@@ -26,14 +26,6 @@ pub(super) struct Dev {
 
 impl Dev {
     pub(super) fn run(self, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit, Failure> {
-        for address in [self.listen, self.ops_listen].into_iter().flatten() {
-            if !address.ip().is_loopback() {
-                return Err(format!(
-                    "`dev` serves on loopback only, and {address} is not: `serve` is for others"
-                )
-                .into());
-            }
-        }
         let dir = self.site.site.clone();
         let options = Options {
             site: self.site.site,

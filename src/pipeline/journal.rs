@@ -33,6 +33,8 @@ pub struct Journal {
     gateway: Arc<Gateway>,
     /// `None` once closed.
     notes: Option<Box<Notes>>,
+    /// What the sandbox used up; beside the notes, since it is lent while the guest runs.
+    usage: Usage,
 }
 
 struct Notes {
@@ -88,7 +90,7 @@ impl Journal {
             usage: Usage::default(),
             ran: false,
         };
-        Self { gateway: Arc::clone(gateway), notes: Some(Box::new(notes)) }
+        Self { gateway: Arc::clone(gateway), notes: Some(Box::new(notes)), usage: Usage::default() }
     }
 
     /// The tenant is known; next: who asks.
@@ -124,8 +126,14 @@ impl Journal {
 
     /// What the sandbox uses up, whether or not there is a reply.
     pub(super) fn usage(&mut self) -> &mut Usage {
-        // A closed journal is gone: `close` takes it by value.
-        &mut self.notes.get_or_insert_with(|| unreachable!("a journal is open until it is closed")).usage
+        &mut self.usage
+    }
+
+    /// The notes, with what was used up, once.
+    fn take(&mut self) -> Option<Box<Notes>> {
+        let mut notes = self.notes.take()?;
+        notes.usage = std::mem::take(&mut self.usage);
+        Some(notes)
     }
 
     /// There is a reply; next: send it.
@@ -149,7 +157,7 @@ impl Journal {
         code: &'static str,
         refusal: Option<&Refusal>,
     ) -> Result<(), AuditError> {
-        let Some(notes) = self.notes.take() else { return Ok(()) };
+        let Some(notes) = self.take() else { return Ok(()) };
         let reason = refusal.map(Reason::of);
         let gateway = Arc::clone(&self.gateway);
         notes.tell(gateway, status, code, reason).await
@@ -158,7 +166,7 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        let Some(notes) = self.notes.take() else { return };
+        let Some(notes) = self.take() else { return };
         let gateway = Arc::clone(&self.gateway);
         // Without a runtime the process is ending, and its connections with it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

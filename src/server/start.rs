@@ -67,6 +67,9 @@ pub enum StartError {
     /// The platform part is faulty, or any part with `--strict`.
     #[error("the site has faults")]
     Faulty(Vec<Diagnostic>),
+    /// Keys of development, offered to others.
+    #[error("`dev` serves on loopback only, and {0} is not: `serve` is for others")]
+    NotLoopback(SocketAddr),
     /// A port or folder.
     #[error("{what}")]
     Io {
@@ -147,6 +150,14 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let data = options.data.clone().unwrap_or_else(|| options.site.join(".sandgate"));
     private_dir(&data)?;
     let config = PlatformSources::read(&options.site).config;
+    let listen = options.listen.unwrap_or(config.server.listen);
+    let ops_listen = options.ops_listen.unwrap_or(config.server.ops_listen);
+    // Whoever can reach a development gateway may know its keys: they lie in the site.
+    if options.mode == Mode::Development
+        && let Some(address) = [listen, ops_listen].into_iter().find(|address| !address.ip().is_loopback())
+    {
+        return Err(StartError::NotLoopback(address));
+    }
     // Watching begins before the site is read, so that no change falls between.
     let watch = Watch::start(&options.site, &data, &config);
     let site = Site::read(&options.site);
@@ -185,8 +196,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     }
     let gateway = Gateway::new(revision, audit, metrics, Arc::clone(&builder.sandbox));
 
-    let listener = bind(options.listen.unwrap_or(config.server.listen), "the data plane").await?;
-    let ops = bind(options.ops_listen.unwrap_or(config.server.ops_listen), "the ops listener").await?;
+    let listener = bind(listen, "the data plane").await?;
+    let ops = bind(ops_listen, "the ops listener").await?;
     let bounds = Bounds {
         connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
         handshake: config.server.handshake_timeout.0,

@@ -103,9 +103,20 @@ fn wrong_usage_and_a_missing_site_exit_2() {
     let (code, _, err) = sandgate(&["check", "--site", "/nonexistent"]);
     assert_eq!(code, 2);
     assert!(err.contains("is not a site"), "{err}");
-    let (code, _, err) = sandgate(&["dev", "--listen", "0.0.0.0:1"]);
+}
+
+/// Whoever can reach a development gateway may know its keys, whether a flag or a file let them in.
+#[test]
+fn development_is_served_on_loopback_only() {
+    let flag = World::new();
+    let site = flag.path().to_str().unwrap();
+    let (code, _, err) = sandgate(&["dev", "--site", site, "--listen", "0.0.0.0:1"]);
     assert_eq!(code, 2);
-    assert!(err.contains("loopback"), "{err}");
+    assert!(err.contains("0.0.0.0:1 is not"), "{err}");
+    let file = World::new().file("sandgate.toml", "[server]\nlisten = \"0.0.0.0:1\"\n");
+    let (code, _, err) = sandgate(&["dev", "--site", file.path().to_str().unwrap()]);
+    assert_eq!(code, 2);
+    assert!(err.contains("0.0.0.0:1 is not"), "{err}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The sample site without its heavy functions: what is under test is the gateway.
+/// The sample site, without what an earlier start left there.
 fn sample(to: &Path) {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     copy(&own.join("policies"), &to.join("policies"));
