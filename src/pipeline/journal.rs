@@ -322,10 +322,11 @@ impl Notes {
         }
     }
 
-    /// Only the tags that the slice reads; those under `redact` as keyed hashes.
+    /// Only the tags that the slice reads (all, if it computes their names); those under `redact` as keyed hashes.
     fn tags(&self, gateway: &Gateway, caller: &Caller, reads: &Reads) -> Pairs {
         let redact = self.tenant.as_ref().map_or(&[][..], |tenant| &tenant.redact);
-        let shown = caller.tags().iter().filter(|(name, _)| reads.tags.contains(name.as_str()));
+        let shown =
+            caller.tags().iter().filter(|(name, _)| reads.any_tag || reads.tags.contains(name.as_str()));
         shown
             .map(|(name, value)| {
                 let value = if redact.iter().any(|redacted| **redacted == **name) {

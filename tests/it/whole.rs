@@ -79,3 +79,39 @@ async fn a_path_that_names_no_function_is_not_found() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_record_holds_the_tags_that_policies_read_and_redacted_ones_only_as_a_hash() {
+    let tenant = |redact: &str| {
+        format!(
+            "{redact}\n[[issuers]]\nissuer = \"https://idp.acme.example\"\naudiences = [\"https://gate.example/acme\"]\n\
+             algorithms = [\"ES256\"]\nkeys = \"jwks.json\"\ntags = {{ department = \"/department\", city = \"/city\" }}\n"
+        )
+    };
+    let reads_department = "@id(\"sales\")\npermit(principal, action, resource)\n\
+                            when { principal.hasTag(\"department\") && principal.getTag(\"department\") == \"sales\" };\n";
+    for (redact, hashed) in [("", false), ("redact = [\"department\"]", true)] {
+        let world = World::with("echo", &echo())
+            .file("policies/acme/tenant.toml", &tenant(redact))
+            .file("policies/acme/policies.cedar", reads_department)
+            .start()
+            .await;
+        let token = world.token("acme").claim("department", "sales").claim("city", "Paris").sign();
+        let reply = world
+            .invoke("acme/echo")
+            .bearer(token.clone())
+            .json(json!({"name": "Confidential"}))
+            .send()
+            .await;
+        assert_eq!(reply.summary(), "200");
+        let record = world.record(&reply);
+        let tags = record["caller"]["tags"].as_object().unwrap();
+        assert_eq!(tags.keys().collect::<Vec<_>>(), ["department"]);
+        assert_eq!(tags["department"].as_str().unwrap().starts_with("hmac:"), hashed, "{record}");
+        assert_eq!(tags["department"] == "sales", !hashed);
+        let all: String = world.records().iter().map(ToString::to_string).collect();
+        for secret in ["Paris", "Confidential", token.as_str(), token.rsplit('.').next().unwrap()] {
+            assert!(!all.contains(secret), "the log holds `{secret}`");
+        }
+    }
+}
