@@ -19,6 +19,7 @@ mod hardening;
 mod hostile;
 mod operations;
 mod oracle;
+mod outcomes;
 mod reload;
 mod storm;
 mod token;

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -147,6 +148,7 @@ impl Live {
             token,
             body: None,
             content_type: Some("application/json".to_owned()),
+            from: None,
         }
     }
 
@@ -160,6 +162,11 @@ impl Live {
             .flat_map(|f| fs::read_to_string(f).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
             .filter_map(|line| serde_json::from_str(&line).ok())
             .collect()
+    }
+
+    /// Whether the metrics have such a line.
+    pub(crate) fn metric(&self, line: &str) -> bool {
+        self.running.gateway.metrics_text().lines().any(|told| told == line)
     }
 
     /// The record of one reply.
@@ -195,9 +202,16 @@ pub(crate) struct Call<'a> {
     token: Option<String>,
     body: Option<Body>,
     content_type: Option<String>,
+    from: Option<IpAddr>,
 }
 
 impl Call<'_> {
+    /// As if another client called.
+    pub(crate) fn from(mut self, address: impl Into<IpAddr>) -> Self {
+        self.from = Some(address.into());
+        self
+    }
+
     pub(crate) fn http2(mut self) -> Self {
         self.version = Version::HTTP_2;
         self
@@ -205,6 +219,12 @@ impl Call<'_> {
 
     pub(crate) fn method(mut self, method: Method) -> Self {
         self.request = self.request.method(method);
+        self
+    }
+
+    /// Another request target than the function's.
+    pub(crate) fn path(mut self, path: &str) -> Self {
+        self.request = self.request.uri(format!("https://localhost{path}"));
         self
     }
 
@@ -261,7 +281,9 @@ impl Call<'_> {
             request = request.header("content-type", content_type);
         }
         let body = self.body.unwrap_or_else(|| full("{}"));
-        (self.live.client.clone(), self.version, request.body(body).unwrap())
+        let client = &self.live.client;
+        let client = self.from.map_or_else(|| client.clone(), |address| client.from(address));
+        (client, self.version, request.body(body).unwrap())
     }
 }
 
