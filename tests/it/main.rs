@@ -11,6 +11,7 @@ mod authenticate;
 mod cli;
 mod client;
 mod components;
+mod drain;
 mod events;
 mod evidence;
 mod fuzz_corpus;

@@ -161,9 +161,7 @@ fn lasting(world: &Live, what: &str, record: Value) -> String {
         fields.remove(chained);
     }
     if let Some(revision) = fields.remove("revision") {
-        let in_force = world.running.gateway.revision();
-        let tenant = in_force.serving().find(|tenant| tenant.name.as_str() == "acme").unwrap();
-        assert_eq!(revision, *tenant.revision, "{what}");
+        assert_eq!(revision, world.revision_of("acme"), "{what}");
         assert!(fields.remove("wall_us").unwrap().as_u64().unwrap() > 0, "{what}");
         let cpu = fields.remove("cpu_us").unwrap().as_u64().unwrap();
         assert_eq!(cpu > 0, fields.contains_key("start"), "{what}: {cpu} µs of CPU time");

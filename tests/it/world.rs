@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use http::{Method, Request, Version};
 use sandgate::{
     http::health::Mode,
@@ -14,9 +15,10 @@ use sandgate::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
-    client::{Body, Client, Reply, full},
+    client::{Body, Client, Reply, full, held},
     token::{IssuerKey, Token, audience, issuer},
 };
 
@@ -152,6 +154,13 @@ impl Live {
         }
     }
 
+    /// What names the tenant's part in records.
+    pub(crate) fn revision_of(&self, tenant: &str) -> String {
+        let revision = self.running.gateway.revision();
+        let part = revision.serving().find(|part| part.name.as_str() == tenant).unwrap();
+        part.revision.to_string()
+    }
+
     /// Lines of the audit log, parsed, oldest first.
     pub(crate) fn records(&self) -> Vec<Value> {
         let mut files: Vec<PathBuf> = Vec::new();
@@ -253,7 +262,7 @@ impl Call<'_> {
         self.text(value.to_string())
     }
 
-    pub(crate) fn text(self, body: impl Into<bytes::Bytes>) -> Self {
+    pub(crate) fn text(self, body: impl Into<Bytes>) -> Self {
         self.body(full(body))
     }
 
@@ -284,6 +293,41 @@ impl Call<'_> {
         let client = &self.live.client;
         let client = self.from.map_or_else(|| client.clone(), |address| client.from(address));
         (client, self.version, request.body(body).unwrap())
+    }
+}
+
+/// A call that was allowed, and whose body the gateway waits for.
+pub(crate) struct InFlight {
+    body: mpsc::UnboundedSender<Bytes>,
+    reply: JoinHandle<Reply>,
+}
+
+impl Call<'_> {
+    /// Sends the head, and ends when the decision was taken. Of a test's calls only one is decided meanwhile.
+    pub(crate) async fn hold(self) -> InFlight {
+        let live = self.live;
+        let decided = || {
+            let text = live.running.gateway.metrics_text();
+            let mut lines = text.lines();
+            lines
+                .find_map(|line| line.strip_prefix("sandgate_stage_seconds_count{stage=\"authorize\"} "))
+                .map_or(0, |count| count.parse::<u64>().unwrap())
+        };
+        let before = decided();
+        let (body, held) = held();
+        let (client, version, request) = self.body(held).finish();
+        let reply = tokio::spawn(async move { client.send(version, request).await });
+        eventually("the decision is taken", || async { decided() == before + 1 }).await;
+        InFlight { body, reply }
+    }
+}
+
+impl InFlight {
+    /// Sends the whole body.
+    pub(crate) async fn finish(self, body: impl Into<Bytes>) -> Reply {
+        self.body.send(body.into()).unwrap();
+        drop(self.body);
+        self.reply.await.unwrap()
     }
 }
 
