@@ -23,6 +23,7 @@ mod oracle;
 mod outcomes;
 mod reload;
 mod storm;
+mod tls;
 mod token;
 mod whole;
 mod world;
