@@ -19,6 +19,7 @@ mod guest;
 mod hardening;
 mod hostile;
 mod operations;
+mod ops;
 mod oracle;
 mod outcomes;
 mod reload;
