@@ -15,6 +15,7 @@ mod drain;
 mod events;
 mod evidence;
 mod fuzz_corpus;
+mod given;
 mod guest;
 mod hardening;
 mod hostile;
