@@ -19,6 +19,7 @@ mod given;
 mod guest;
 mod hardening;
 mod hostile;
+mod lints;
 mod operations;
 mod ops;
 mod oracle;
