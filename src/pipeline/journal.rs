@@ -53,7 +53,7 @@ struct Notes {
     tenant: Option<Arc<Tenant>>,
     function: Option<Arc<Function>>,
     caller: Option<Arc<Caller>>,
-    decision: Option<Decision>,
+    decision: Option<Arc<Decision>>,
     signals: Vec<Signal>,
     bytes_in: u64,
     bytes_out: u64,
@@ -111,8 +111,8 @@ impl Journal {
     }
 
     /// Policy allows it; next: is it an event.
-    pub(super) fn authorized(&mut self, decision: &Decision) {
-        self.note(Stage::Validate, |notes| notes.decision = Some(decision.clone()));
+    pub(super) fn authorized(&mut self, decision: &Arc<Decision>) {
+        self.note(Stage::Validate, |notes| notes.decision = Some(Arc::clone(decision)));
     }
 
     /// It is an event; next: run.
@@ -186,7 +186,7 @@ struct Reason {
     word: &'static str,
     /// The whole chain of causes.
     text: String,
-    decision: Option<Decision>,
+    decision: Option<Arc<Decision>>,
     signals: Vec<Signal>,
     /// A tenant that the site has, though nothing of it serves.
     tenant: Option<TenantName>,
@@ -319,7 +319,7 @@ impl Notes {
             },
             decision: decision.map(|decision| DecisionEntry {
                 allowed: decision.allowed,
-                policies: decision.policies,
+                policies: decision.policies.clone(),
                 errors: decision
                     .errors
                     .iter()
