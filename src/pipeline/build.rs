@@ -250,7 +250,7 @@ impl Builder {
             authorizer: Authorizer::new(policies?, sources.id.function.clone(), labels),
             events: events?,
             replies: replies?,
-            runner: self.sandbox.runner(&sources.id.tenant, component?, limits),
+            runner: self.sandbox.runner(sources.id.clone(), component?, limits),
             metrics: self.metrics.function(&sources.id.tenant, &sources.id.function),
         })
     }
