@@ -38,3 +38,4 @@ pub use json::JsonLimits;
 pub use read::UnreadBody;
 pub use reply::{CheckedReply, RawReply, ReplyError, ReplyRules};
 pub use rules::{BodyBounds, Event, EventRules, Validated, Written};
+pub use schema::property_at;

@@ -374,9 +374,19 @@ impl EventRules {
         self.schema.as_ref().map(Schema::value)
     }
 
+    /// Schema of the body for a document in which it stands at `base`, such as `#/components/schemas/order`.
+    pub fn schema_at(&self, base: &str) -> Option<Value> {
+        self.schema.as_ref().map(|schema| schema.value_at(base))
+    }
+
     /// Schema of the query, as written.
     pub fn query_schema(&self) -> Option<&Value> {
         self.query_schema.as_ref().map(Schema::value)
+    }
+
+    /// Schema of the query for a document in which it stands at `base`.
+    pub fn query_schema_at(&self, base: &str) -> Option<Value> {
+        self.query_schema.as_ref().map(|schema| schema.value_at(base))
     }
 
     /// What happens about injection signals.
