@@ -7,6 +7,18 @@ use crate::id::RequestId;
 /// Names the reply, its record and its log lines.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("sandgate-request-id");
 
+/// What the caller's next DPoP proof must hold (RFC 9449 §8.2).
+pub const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
+
+/// Tells the caller another nonce. Whatever a function said about keeping the reply: a nonce in a cache is of no use to
+/// anybody (RFC 9449 §8).
+pub fn renew_nonce(headers: &mut HeaderMap, nonce: &str) {
+    if let Ok(nonce) = HeaderValue::from_str(nonce) {
+        headers.insert(DPOP_NONCE, nonce);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+}
+
 /// Adds what every reply bears.
 pub fn finish(headers: &mut HeaderMap, request_id: RequestId) {
     if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {
