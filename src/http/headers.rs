@@ -29,3 +29,18 @@ pub fn finish(headers: &mut HeaderMap, request_id: RequestId) {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a16_a_reply_that_tells_a_nonce_is_kept_by_nobody() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+        renew_nonce(&mut headers, "AAAB");
+        finish(&mut headers, RequestId::new(0, 0));
+        assert_eq!(headers.get(DPOP_NONCE), Some(&HeaderValue::from_static("AAAB")));
+        assert_eq!(headers.get(header::CACHE_CONTROL), Some(&HeaderValue::from_static("no-store")));
+    }
+}
