@@ -8,6 +8,7 @@
 
 mod architecture;
 mod authenticate;
+mod bound;
 mod cli;
 mod client;
 mod components;
