@@ -1,5 +1,6 @@
 //! HTTP on the outside of the pipeline: routes in, status codes out. Nothing below this module knows either.
 
+mod cors;
 pub mod headers;
 pub mod health;
 pub mod openapi;
@@ -8,7 +9,7 @@ pub mod route;
 
 use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, task::Poll, time::SystemTime};
 
-use ::http::{Request, Response, StatusCode, header};
+use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -18,7 +19,7 @@ use self::problem::{Code, Problem};
 use crate::{
     authn::{CertificateThumbprint, Head, Received},
     event::UnreadBody,
-    id::RequestId,
+    id::{RequestId, TenantName},
     pipeline::{Gateway, Journal, Refusal},
     record,
     sandbox::Outcome,
@@ -78,6 +79,12 @@ async fn reply(
             return problem.response(request_id);
         }
     };
+    let origin = listed_origin(gateway, &route.tenant, &parts.headers);
+    if let Some(origin) = &origin
+        && cors::is_preflight(&parts.method, &parts.headers)
+    {
+        return cors::preflight(&parts.headers, origin.clone());
+    }
     let offered = parts.headers.contains_key(header::AUTHORIZATION);
     let received = Received {
         request_id,
@@ -99,7 +106,7 @@ async fn reply(
     let mut journal = Journal::open(gateway, &received);
     let result = gateway.invoke(received, &mut journal).await;
     let nonce = journal.take_nonce();
-    let (mut response, told) = match result {
+    let (response, told) = match result {
         Ok(outcome) => {
             let response = success(outcome);
             let status = response.status().as_u16();
@@ -115,16 +122,29 @@ async fn reply(
             (problem.response(request_id), told)
         }
     };
-    if let Some(nonce) = nonce {
-        headers::renew_nonce(response.headers_mut(), &nonce);
-    }
-    match told {
+    let mut response = match told {
         Ok(()) => response,
         Err(error) => {
             error!(request.id = %request_id, %error, "a request is refused because it could not be recorded");
             Problem::from(&Refusal::from(error)).response(request_id)
         }
+    };
+    if let Some(nonce) = nonce {
+        headers::renew_nonce(response.headers_mut(), &nonce);
     }
+    if let Some(origin) = origin {
+        cors::allow(response.headers_mut(), origin);
+    }
+    response
+}
+
+/// The origin that a browser names, if the tenant lists it.
+fn listed_origin(gateway: &Gateway, tenant: &TenantName, headers: &HeaderMap) -> Option<HeaderValue> {
+    if !headers.contains_key(header::ORIGIN) {
+        return None;
+    }
+    let revision = gateway.revision();
+    cors::listed(headers, &revision.tenant(tenant).ok()?.origins)
 }
 
 fn success(outcome: Outcome) -> Response<Full<Bytes>> {

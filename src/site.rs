@@ -9,6 +9,7 @@
 //! permission), **Alone** (no path that a tenant writes leads out of that tenant's folder).
 
 pub mod config;
+pub mod cors;
 pub mod dev;
 pub mod diagnostic;
 pub mod env;

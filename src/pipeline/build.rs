@@ -186,6 +186,7 @@ impl Builder {
             authenticator,
             policies: policies?,
             known,
+            origins: raw.cors.origins.iter().filter_map(|o| o.get_ref().parse().ok()).collect(),
             redact: raw.redact.iter().map(|tag| tag.get_ref().as_str().into()).collect(),
             functions,
         })

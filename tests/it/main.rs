@@ -9,6 +9,7 @@
 mod architecture;
 mod authenticate;
 mod bound;
+mod browser;
 mod cli;
 mod client;
 mod components;
