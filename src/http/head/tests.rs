@@ -1,62 +1,21 @@
 //! Heads one by one, cut in every way, and against the parser that reads them after us.
 
-use std::{fs, path::Path, sync::LazyLock};
+use std::sync::LazyLock;
 
 use http::{HeaderName, HeaderValue, Uri};
 use proptest::prelude::*;
 
+use self::corpus::corpus;
 use super::*;
+
+#[path = "../../../tests/fixtures/http/corpus.rs"]
+mod corpus;
 
 /// Good heads of the corpus.
 static GOOD: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let heads = corpus().into_iter().map(|(_, bytes)| bytes);
     heads.filter(|bytes| matches!(judge(bytes, usize::MAX / 2), Some(Ok(_)))).collect()
 });
-
-/// Lines of the corpus: verdict and bytes.
-fn corpus() -> Vec<(String, Vec<u8>)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/http/heads.txt");
-    let text = fs::read_to_string(path).unwrap();
-    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let heads: Vec<_> = lines
-        .map(|line| {
-            let (verdict, head) = line.split_once('|').unwrap();
-            (verdict.to_owned(), unescape(head))
-        })
-        .collect();
-    assert!(heads.len() > 100);
-    heads
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let whole = text.strip_suffix('~').map(|text| format!(r"{text}\r\nHost: gate.example\r\n\r\n"));
-    let mut rest = whole.as_deref().unwrap_or(text);
-    let mut bytes = Vec::new();
-    while let Some(at) = rest.find('\\') {
-        bytes.extend_from_slice(&rest.as_bytes()[..at]);
-        let (kind, after) = rest[at + 1..].split_at(1);
-        rest = after;
-        match kind {
-            "r" => bytes.push(b'\r'),
-            "n" => bytes.push(b'\n'),
-            "t" => bytes.push(b'\t'),
-            "\\" => bytes.push(b'\\'),
-            _ => {
-                let (inner, after) = after.strip_prefix('{').unwrap().split_once('}').unwrap();
-                rest = after;
-                if kind == "x" {
-                    let digits = inner.as_bytes().chunks(2).map(|d| std::str::from_utf8(d).unwrap());
-                    bytes.extend(digits.map(|d| u8::from_str_radix(d, 16).unwrap()));
-                } else {
-                    let (times, text) = inner.split_once(',').unwrap();
-                    bytes.extend(unescape(text).repeat(times.parse().unwrap()));
-                }
-            }
-        }
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    bytes
-}
 
 /// The verdict on bytes that come in pieces of `piece` bytes; `None` while the head is not whole.
 fn judge(bytes: &[u8], piece: usize) -> Option<Result<Head, BadHead>> {
