@@ -202,6 +202,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
         handshake: config.server.handshake_timeout.0,
         header: config.server.header_timeout.0,
+        idle: config.server.idle_timeout.0,
+        request: config.server.request_timeout.0,
         drain: config.server.drain.0,
     };
     let server = Server::new(listener, Arc::clone(&tls), Arc::clone(&gateway), bounds);
