@@ -22,6 +22,7 @@ pub mod watch;
 
 mod check;
 mod files;
+mod inotify;
 mod part;
 mod read;
 
