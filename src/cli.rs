@@ -1,6 +1,7 @@
 //! The command line: one file a command. A command writes what it found to `out`, what went wrong to `err`.
 
 mod audit;
+mod block;
 mod check;
 mod corpus;
 mod dev;
@@ -51,6 +52,8 @@ enum Command {
     Openapi(openapi::Openapi),
     #[command(subcommand)]
     Audit(audit::Audit),
+    Block(block::Block),
+    Unblock(block::Unblock),
     Corpus(corpus::Corpus),
 }
 
@@ -90,6 +93,8 @@ pub fn run(
         Command::Function(command) => command.run(out),
         Command::Openapi(command) => command.run(out),
         Command::Audit(command) => command.run(out),
+        Command::Block(command) => command.run(out),
+        Command::Unblock(command) => command.run(out),
         Command::Corpus(command) => command.run(out),
     };
     match ended {

@@ -4,6 +4,7 @@
 //! client costs one task and a few kilobytes, and the loop itself never waits for any of them (hardening B4).
 
 mod alarm;
+mod blocking;
 mod exchange;
 pub mod fuzz;
 mod raw;

@@ -205,6 +205,8 @@ impl From<&Refusal> for Problem {
             Refusal::UnknownTenant(_) => Self::plain(Code::Unauthenticated),
             Refusal::FaultyTenant(_) | Refusal::Audit(_) => Self::plain(Code::Unavailable),
             Refusal::UnknownFunction(_) => Self::plain(Code::NotFound),
+            // As if policy said so: what is blocked, and why, is the operator's.
+            Refusal::Blocked { .. } => Self::plain(Code::Forbidden),
             Refusal::Authn(AuthnError::Proof(ProofError::Nonce { fresh })) => {
                 Self { nonce: Some(fresh.clone()), ..Self::plain(Code::Unauthenticated) }
             }

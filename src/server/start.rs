@@ -17,11 +17,12 @@ use crate::{
     authn::{self, KeyFetch},
     event,
     http::health::{self, Mode},
-    pipeline::{Builder, FaultyPlatform, Gateway},
+    pipeline::{Blocks, Builder, FaultyPlatform, Gateway},
     record::{self, AuditError, AuditLog, CheckpointKey, Metrics},
     sandbox::{self, AdmissionLimits, PoolLimits, Sandbox, Settings},
     site::{
         PlatformSources, Site,
+        blocked::Blocked,
         config::{Durability, ServerConfig},
         dev::{DevError, DevMaterial},
         diagnostic::Diagnostic,
@@ -184,6 +185,10 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         return Err(StartError::Faulty(diagnostics.into_iter().chain(strays).collect()));
     }
 
+    // A list that cannot be read may have blocked anything: nothing is served before somebody looks.
+    let blocks =
+        Blocked::read(&options.site).map_err(|error| StartError::Faulty(vec![error.diagnostic()]))?;
+    let blocks = Blocks::new(blocks);
     let (certificate, key) = match &material {
         Some(material) => (material.certificate.clone(), material.key.clone()),
         None => (options.site.join(&config.tls.certificate), options.site.join(&config.tls.key)),
@@ -196,7 +201,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     for tenant in revision.serving() {
         tenant.authenticator.start(&tokio::runtime::Handle::current());
     }
-    let gateway = Gateway::new(revision, audit, metrics, Arc::clone(&builder.sandbox));
+    let gateway = Gateway::new(revision, audit, metrics, Arc::clone(&builder.sandbox), blocks);
 
     let listener = bind(listen, "the data plane").await?;
     let ops = bind(ops_listen, "the ops listener").await?;
@@ -226,6 +231,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             }
         }),
         tokio::spawn(keep_audit(Arc::clone(&gateway))),
+        tokio::spawn(super::blocking::watch(Arc::clone(&gateway), options.site.clone())),
         tokio::spawn(reloader.run()),
     ];
     let server = tokio::spawn(server.serve(shutdown.clone()));

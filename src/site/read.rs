@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{
-    PlatformSources, Site, TenantSources, check,
+    PlatformSources, Site, TenantSources,
+    blocked::Blocked,
+    check,
     config::ServerConfig,
     diagnostic::{Diagnostic, Source},
     files::{Entry, Folder, stamp_anywhere},
@@ -132,6 +134,8 @@ pub(super) fn platform(dir: &Path) -> PlatformSources {
         Err(fault) => diagnostics.push(fault),
     }
     diagnostics.extend(check::config(&config));
+    // What is blocked is put in force apart from this; here a faulty list is told with all else.
+    diagnostics.extend(Blocked::read(dir).err().map(|error| error.diagnostic()));
     let mut policy = |path: &str, what: &str| {
         let source = operator_file(dir, path, MAX_CEDAR).and_then(|source| {
             let missing = || Diagnostic::fault(format!("this file is missing: {what}"));

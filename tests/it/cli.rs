@@ -40,6 +40,8 @@ fn every_help_has_a_purpose_its_defaults_and_an_example() {
         &["openapi"],
         &["audit", "verify"],
         &["audit", "show"],
+        &["block"],
+        &["unblock"],
         &["corpus"],
     ] {
         let (code, help, _) = sandgate(&[command, &["--help"]].concat());

@@ -8,6 +8,7 @@
 
 mod architecture;
 mod authenticate;
+mod blocked;
 mod bound;
 mod browser;
 mod cli;
