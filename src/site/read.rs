@@ -125,13 +125,15 @@ pub(super) fn platform(dir: &Path) -> PlatformSources {
         Ok(Some(source)) => {
             hasher.part(&*source.text);
             match parse_validated(&source) {
-                Ok(read) => config = read,
+                Ok(read) => {
+                    diagnostics.extend(check::config(&source, &read));
+                    config = read;
+                }
                 Err(faults) => diagnostics.extend(faults),
             }
         }
         Err(fault) => diagnostics.push(fault),
     }
-    diagnostics.extend(check::config(&config));
     let mut policy = |path: &str, what: &str| {
         let source = operator_file(dir, path, MAX_CEDAR).and_then(|source| {
             let missing = || Diagnostic::fault(format!("this file is missing: {what}"));
