@@ -11,10 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use aws_lc_rs::{
-    digest::{SHA256, digest},
-    rand,
-};
+use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
@@ -26,7 +23,10 @@ use super::{
 };
 use crate::{
     id::TenantName,
-    site::tenant::{RawIssuer, RawTenant},
+    site::{
+        tenant::{RawIssuer, RawTenant},
+        units::Span,
+    },
 };
 
 /// Where the keys are, from the site's top.
@@ -44,13 +44,21 @@ pub struct DevIssuer {
 /// Why a dev issuer or its token could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
-    /// The tenant has no dev issuer of that name.
-    #[error("tenant `{tenant}` has no dev issuer{}", named(.name.as_deref()))]
+    /// The tenant has no dev issuer of that name, or none at all.
+    #[error("tenant `{tenant}` has no dev issuer{}: {}", named(.name.as_deref()), instead(.tenant, .known))]
     NoDevIssuer {
         /// The tenant.
         tenant: TenantName,
         /// The issuer's name, if one was asked for.
         name: Option<String>,
+        /// The dev issuers that it has, by name.
+        known: Vec<Option<String>>,
+    },
+    /// The issuer's key was not made yet.
+    #[error("there is no dev key `{}`: `sandgate dev` makes it when it starts", .path.display())]
+    NoKey {
+        /// Its file.
+        path: PathBuf,
     },
     /// The issuer allows neither ES256 nor EdDSA.
     #[error("a dev issuer signs with ES256 or EdDSA, and its `algorithms` allow neither")]
@@ -91,8 +99,14 @@ pub enum MintError {
         /// `roles` or `scopes`.
         what: &'static str,
     },
+    /// The issuer's tokens are bound to a key, and none was named.
+    #[error("the dev issuer's tokens are bound by `dpop`: name the sender's key with `--dpop-key FILE`")]
+    NeedsKey,
+    /// A key was named, and the issuer's tokens are not bound to any.
+    #[error("the dev issuer's tokens are not bound by `dpop`, so its record would refuse one that is")]
+    NotBound,
     /// The record would refuse the token.
-    #[error("the dev issuer lets tokens live for {most:?} at most")]
+    #[error("the dev issuer lets tokens live for {} at most", Span(*.most))]
     LivesTooLong {
         /// `max-lifetime`.
         most: Duration,
@@ -115,6 +129,8 @@ pub struct MintRequest {
     pub scopes: Vec<String>,
     /// Other claims: a name, or a JSON pointer if it begins with `/`; the value is JSON if it reads as JSON, else text.
     pub claims: Vec<(String, String)>,
+    /// Thumbprint of the sender's key, for an issuer of `binding = "dpop"` ([`super::client::ClientKey::thumbprint`]).
+    pub key_thumbprint: Option<String>,
     /// From `now` to `exp`.
     pub ttl: Duration,
     /// `iat`.
@@ -130,6 +146,7 @@ impl MintRequest {
             roles: Vec::new(),
             scopes: Vec::new(),
             claims: Vec::new(),
+            key_thumbprint: None,
             ttl: Duration::from_secs(15 * 60),
             now: SystemTime::now(),
         }
@@ -185,6 +202,12 @@ pub fn mint(
     if request.ttl > most {
         return Err(MintError::LivesTooLong { most });
     }
+    let bound = issuer.binding.as_ref().is_some_and(|binding| binding.get_ref() == "dpop");
+    match (bound, request.key_thumbprint.is_some()) {
+        (true, false) => return Err(MintError::NeedsKey),
+        (false, true) => return Err(MintError::NotBound),
+        (true, true) | (false, false) => {}
+    }
     let claims = claims(tenant, issuer, request)?;
     let pair = key_of(&dir.join(file_name(tenant, name_of(issuer), "pem")))?;
     let der = pair.serialize_der();
@@ -216,9 +239,10 @@ fn choose<'a>(
     raw: &'a RawTenant,
     name: Option<&str>,
 ) -> Result<&'a RawIssuer, MintError> {
-    let none = || MintError::NoDevIssuer { tenant: tenant.clone(), name: name.map(str::to_owned) };
     let dev: Vec<&RawIssuer> =
         raw.issuers.iter().map(toml::Spanned::get_ref).filter(|issuer| issuer.dev).collect();
+    let known = dev.iter().map(|issuer| name_of(issuer).map(str::to_owned)).collect();
+    let none = || MintError::NoDevIssuer { tenant: tenant.clone(), name: name.map(str::to_owned), known };
     match (name, dev.as_slice()) {
         (None, [only]) => Ok(only),
         _ => dev.into_iter().find(|issuer| name_of(issuer) == name).ok_or_else(none),
@@ -247,6 +271,9 @@ fn claims(
         ("jti", json!(URL_SAFE_NO_PAD.encode(id))),
     ] {
         claims.insert(name.to_owned(), value);
+    }
+    if let Some(thumbprint) = &request.key_thumbprint {
+        claims.insert("cnf".to_owned(), json!({ "jkt": thumbprint }));
     }
     let mut place = |text: &str, value: Value| {
         let pointer: Pointer =
@@ -280,8 +307,11 @@ fn claims(
     Ok(claims)
 }
 
-fn key_of(path: &Path) -> Result<KeyPair, MintError> {
-    let pem = fs::read_to_string(path).map_err(|source| MintError::Key { path: path.to_owned(), source })?;
+pub(super) fn key_of(path: &Path) -> Result<KeyPair, MintError> {
+    let pem = fs::read_to_string(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => MintError::NoKey { path: path.to_owned() },
+        _ => MintError::Key { path: path.to_owned(), source },
+    })?;
     KeyPair::from_pem(&pem).map_err(|_| MintError::NotAKey { path: path.to_owned() })
 }
 
@@ -310,7 +340,7 @@ fn jwks_of(pair: &KeyPair, ed25519: bool) -> String {
 }
 
 /// The required members of RFC 7638 §3.2, RFC 8037 §2 and nothing else.
-fn public_jwk(pair: &KeyPair, ed25519: bool) -> Map<String, Value> {
+pub(super) fn public_jwk(pair: &KeyPair, ed25519: bool) -> Map<String, Value> {
     let point = pair.public_key_raw();
     let encode = |bytes: &[u8]| json!(URL_SAFE_NO_PAD.encode(bytes));
     let members = if ed25519 {
@@ -323,14 +353,12 @@ fn public_jwk(pair: &KeyPair, ed25519: bool) -> Map<String, Value> {
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// RFC 7638: SHA-256 over the required members in the order of their names.
-fn thumbprint(jwk: &Map<String, Value>) -> String {
-    let ordered: std::collections::BTreeMap<_, _> = jwk.iter().collect();
-    let text = serde_json::to_string(&ordered).unwrap_or_default();
-    URL_SAFE_NO_PAD.encode(digest(&SHA256, text.as_bytes()))
+/// RFC 7638, as text.
+pub(super) fn thumbprint(jwk: &Map<String, Value>) -> String {
+    super::keys::thumbprint(jwk).map_or(String::new(), |thumbprint| URL_SAFE_NO_PAD.encode(thumbprint))
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let partial = path.with_extension("partial");
     let _ = fs::remove_file(&partial);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial)?;
@@ -341,4 +369,18 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 
 fn named(name: Option<&str>) -> String {
     name.map_or(String::new(), |name| format!(" named `{name}`"))
+}
+
+/// What to do without the dev issuer that was asked for.
+fn instead(tenant: &TenantName, known: &[Option<String>]) -> String {
+    if known.is_empty() {
+        return format!(
+            "give an `[[issuers]]` of `policies/{tenant}/tenant.toml` `dev = true`, and `sandgate dev` makes its key"
+        );
+    }
+    let names: Vec<String> = known
+        .iter()
+        .map(|name| name.as_ref().map_or_else(|| "an unnamed one".to_owned(), |name| format!("`{name}`")))
+        .collect();
+    format!("it has {}", names.join(", "))
 }
