@@ -16,7 +16,7 @@ use tracing::error;
 
 use self::problem::{Code, Problem};
 use crate::{
-    authn::{Head, Received},
+    authn::{CertificateThumbprint, Head, Received},
     event::UnreadBody,
     id::RequestId,
     pipeline::{Gateway, Journal, Refusal},
@@ -31,6 +31,8 @@ pub struct Peer {
     pub client: IpAddr,
     /// `1.2` or `1.3`.
     pub tls: &'static str,
+    /// Its certificate, where it was asked for one and has proven to own it.
+    pub certificate: Option<CertificateThumbprint>,
 }
 
 /// Answers one request, and never leaves one unanswered: a panic below becomes a 500 (hardening F29).
@@ -89,13 +91,15 @@ async fn reply(
             headers: parts.headers,
             client: peer.client,
             tls: peer.tls,
+            client_certificate: peer.certificate,
             now,
         },
         body: UnreadBody::from(body),
     };
     let mut journal = Journal::open(gateway, &received);
     let result = gateway.invoke(received, &mut journal).await;
-    let (response, told) = match result {
+    let nonce = journal.take_nonce();
+    let (mut response, told) = match result {
         Ok(outcome) => {
             let response = success(outcome);
             let status = response.status().as_u16();
@@ -111,6 +115,9 @@ async fn reply(
             (problem.response(request_id), told)
         }
     };
+    if let Some(nonce) = nonce {
+        headers::renew_nonce(response.headers_mut(), &nonce);
+    }
     match told {
         Ok(()) => response,
         Err(error) => {

@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
 use crate::{
+    authn::CertificateThumbprint,
     http::{self, Peer},
     pipeline::Gateway,
     record::Metrics,
@@ -168,7 +169,9 @@ impl Connection {
             _ => "1.2",
         };
         let http2 = session.alpn_protocol() == Some(b"h2");
-        let peer = Peer { client: address.ip().to_canonical(), tls };
+        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        let certificate = leaf.map(|der| CertificateThumbprint::of(der));
+        let peer = Peer { client: address.ip().to_canonical(), tls, certificate };
         let gateway = &self.gateway;
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let gateway = Arc::clone(gateway);

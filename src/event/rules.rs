@@ -159,7 +159,7 @@ pub struct Validated {
     request_id: RequestId,
     function: FunctionId,
     caller: Arc<Caller>,
-    decision: Decision,
+    decision: Arc<Decision>,
     event: Event,
 }
 
@@ -180,7 +180,7 @@ impl Validated {
     }
 
     /// Who allowed it.
-    pub fn decision(&self) -> &Decision {
+    pub fn decision(&self) -> &Arc<Decision> {
         &self.decision
     }
 

@@ -143,8 +143,9 @@ impl Builder {
             std::fs::read_to_string(site.dir.join(&path)).ok().map(|text| Source::new(path, text))
         };
         let dev = if self.development { DevKeys::Allowed(&dev_files) } else { DevKeys::Refused };
+        let origin = config.server.origin.as_ref();
         let (authenticator, told) =
-            Authenticator::compile(&sources.name, raw, &sources.toml, &files, dev, &self.shared);
+            Authenticator::compile(&sources.name, raw, &sources.toml, &files, dev, origin, &self.shared);
         diagnostics.extend(told);
         let revocations = sources.revoked.as_ref().map(Revocations::parse).transpose();
         let revocations = revocations.unwrap_or_else(|fault| {

@@ -207,6 +207,9 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let server = Server::new(listener, Arc::clone(&tls), Arc::clone(&gateway), bounds);
     let failed = |source| StartError::Io { what: "a listener has no address".into(), source };
     let (address, ops_address) = (server.address().map_err(failed)?, ops.local_addr().map_err(failed)?);
+    if options.mode == Mode::Development {
+        builder.shared.listens_at(address.port());
+    }
     let shutdown = Shutdown::new();
     let router = health::router(Arc::clone(&gateway), options.mode, ops_address);
     let reload = watch.trigger();

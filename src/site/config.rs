@@ -10,7 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use validator::Validate;
 
-use super::units::{Bytes, Span};
+use super::{
+    origin::Origin,
+    units::{Bytes, Span},
+};
 
 /// Writes a section once, as struct, default, reason and range.
 macro_rules! section {
@@ -51,6 +54,10 @@ section! {
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8443));
         /// Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
         ops_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9443));
+        /// Where callers find the data plane, such as "https://gate.example": no Host header is believed about that. DPoP
+        /// proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes https://localhost
+        /// and its port.
+        origin: Option<Origin> = None;
         /// Connections open at once, 1 to 1000000; each may cost some 100 KiB. More wait in the kernel's queue.
         #[validate(range(min = 1, max = 1_000_000))]
         max_connections: u32 = 4096;
@@ -294,6 +301,7 @@ mod tests {
         config.audit.checkpoint_key = Some("/etc/sandgate/checkpoint.pem".into());
         config.keys.extra_roots = Some("roots.pem".into());
         config.server.max_connections = 7;
+        config.server.origin = Some("https://gate.example".parse().unwrap());
         let printed = config.print();
         assert_eq!(read(&printed).unwrap(), config);
         let written: toml::Table = toml::from_str(&printed).unwrap();
@@ -311,6 +319,10 @@ mod tests {
         listen = "127.0.0.1:8443"
         # Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
         ops-listen = "127.0.0.1:9443"
+        # Where callers find the data plane, such as "https://gate.example": no Host header is believed about that. DPoP
+        # proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes https://localhost
+        # and its port.
+        # origin =
         # Connections open at once, 1 to 1000000; each may cost some 100 KiB. More wait in the kernel's queue.
         max-connections = 4096
         # Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.

@@ -11,8 +11,9 @@ use sandgate::{authn, authz, event, site};
 type Target = (&'static str, fn(&[u8]));
 
 /// Each target of `fuzz/`, and the function that it wraps.
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 9] = [
     ("bearer", authn::fuzz::bearer),
+    ("dpop", authn::fuzz::dpop),
     ("jwks", authn::fuzz::jwks),
     ("manifest", event::fuzz::manifest),
     ("path_and_query", event::fuzz::path_and_query),

@@ -8,19 +8,26 @@
 
 mod architecture;
 mod authenticate;
+mod bound;
 mod cli;
 mod client;
 mod components;
+mod drain;
 mod events;
 mod evidence;
 mod fuzz_corpus;
+mod given;
 mod guest;
 mod hardening;
 mod hostile;
+mod lints;
 mod operations;
+mod ops;
 mod oracle;
+mod outcomes;
 mod reload;
 mod storm;
+mod tls;
 mod token;
 mod whole;
 mod world;
