@@ -27,6 +27,7 @@ mod reply;
 mod rules;
 mod sanitize;
 mod schema;
+mod schemas;
 pub mod text;
 
 #[cfg(test)]
@@ -38,3 +39,4 @@ pub use json::JsonLimits;
 pub use read::UnreadBody;
 pub use reply::{CheckedReply, RawReply, ReplyError, ReplyRules};
 pub use rules::{BodyBounds, Event, EventHead, EventRules, Validated, Written};
+pub use schemas::Schemas;

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use super::{Bounds, Server, Shutdown};
 use crate::{
     authn::{self, KeyFetch},
+    event,
     http::health::{self, Mode},
     pipeline::{Builder, FaultyPlatform, Gateway},
     record::{self, AuditError, AuditLog, CheckpointKey, Metrics},
@@ -169,6 +170,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         shared: authn::Shared::new(token_cache_bytes(&config), key_fetch(&options.site, &config)),
         metrics: Arc::clone(&metrics),
         development: options.mode == Mode::Development,
+        schemas: event::Schemas::default(),
     };
     let (builder, site, built) = blocking(move || {
         let built = builder.build(&site, None);

@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
 };
 
 use super::{
@@ -15,6 +14,7 @@ use super::{
     fingerprint::Hasher,
     parse::parse_validated,
     part::{self, Found, Manifests},
+    spread::spread,
     watch::Changes,
 };
 use crate::id::TenantName;
@@ -24,23 +24,9 @@ pub(super) fn site(dir: &Path) -> Site {
     let mut platform = platform(dir);
     let (names, mut strays) = folders(dir, &mut platform.diagnostics);
     let names: Vec<TenantName> = names.into_iter().collect();
-    let workers = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
-    let share = names.len().div_ceil(workers).max(1);
     let config = &platform.config;
-    let read = |names: &[TenantName]| {
-        let mut manifests = Manifests::default();
-        names
-            .iter()
-            .map(|name| (name.clone(), part::tenant(dir, name, config, &mut manifests)))
-            .collect::<Vec<_>>()
-    };
-    let found: Vec<_> = thread::scope(|scope| {
-        let workers: Vec<_> = names.chunks(share).map(|names| scope.spawn(move || read(names))).collect();
-        // A worker panics only by a bug of ours; then so do we.
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
-            .collect()
+    let found = spread(&names, MAX_WORKERS, Manifests::default, |manifests, name| {
+        (name.clone(), part::tenant(dir, name, config, manifests))
     });
     let mut tenants = BTreeMap::new();
     for (name, found) in found {
