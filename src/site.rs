@@ -119,7 +119,7 @@ pub struct FunctionSources {
 impl Site {
     /// Reads the site in `dir`, whatever is there.
     pub fn read(dir: &Path) -> Self {
-        read::site(dir)
+        read::site(dir, None)
     }
 
     /// The site as it is now, reading again only what changed since this was read.
