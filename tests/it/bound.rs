@@ -303,7 +303,9 @@ async fn two_commands_and_a_call_are_a_client() {
         serde_json::from_str(&sandgate(&["openapi", "--site", site, "--tenant", "acme"])).unwrap();
     assert_eq!(openapi["security"], json!([{"dpop": []}]));
     assert_eq!(openapi["components"]["securitySchemes"]["dpop"]["scheme"], "DPoP");
-    let inspected = sandgate(&["token", "inspect", "--site", site, "--tenant", "acme", &token_file]);
+    let site = site.to_owned();
+    let inspect = move || sandgate(&["token", "inspect", "--site", &site, "--tenant", "acme", &token_file]);
+    let inspected = tokio::task::spawn_blocking(inspect).await.unwrap();
     assert!(inspected.contains("✔ binding       dpop\n"), "{inspected}");
     assert!(
         inspected.contains("→ proof url     `htu` is https://localhost:8443/acme/FUNCTION\n"),
