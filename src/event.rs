@@ -27,6 +27,7 @@ mod reply;
 mod rules;
 mod sanitize;
 mod schema;
+mod schemas;
 pub mod text;
 
 #[cfg(test)]
@@ -37,4 +38,6 @@ pub use injection::{Mode as InjectionMode, Signal, SignalKind};
 pub use json::JsonLimits;
 pub use read::UnreadBody;
 pub use reply::{CheckedReply, RawReply, ReplyError, ReplyRules};
-pub use rules::{BodyBounds, Event, EventHead, EventRules, Validated, Written};
+pub use rules::{BodyBounds, Event, EventRules, Validated, Written};
+pub use schema::property_at;
+pub use schemas::Schemas;

@@ -16,6 +16,7 @@ use super::{
     plan, query,
     read::UnreadBody,
     schema::Schema,
+    schemas::Schemas,
     text,
 };
 use crate::{
@@ -74,24 +75,24 @@ pub struct EventRules {
     headers: HeaderList,
     limits: JsonLimits,
     injection: Mode,
-    schema: Option<Schema>,
-    query_schema: Option<Schema>,
+    schema: Option<Arc<Schema>>,
+    query_schema: Option<Arc<Schema>>,
 }
 
 /// Parts of a request's head that an event is made of.
 #[derive(Debug, Clone, Copy)]
-pub struct EventHead<'a> {
+pub(super) struct EventHead<'a> {
     /// The method.
-    pub method: &'a Method,
+    pub(super) method: &'a Method,
     /// What follows the function's name and its slash in the path, still percent-encoded.
-    pub rest: Option<&'a str>,
+    pub(super) rest: Option<&'a str>,
     /// What follows `?`, still percent-encoded.
-    pub query: Option<&'a str>,
+    pub(super) query: Option<&'a str>,
     /// All headers.
-    pub headers: &'a HeaderMap,
+    pub(super) headers: &'a HeaderMap,
 }
 
-/// A function's input, sanitized and validated. Made by [`EventRules::read_event`] alone; not `Clone`.
+/// A function's input, sanitized and validated. Made by [`EventRules::validate`] alone; not `Clone`.
 #[derive(Debug)]
 pub struct Event {
     method: Method,
@@ -159,7 +160,7 @@ pub struct Validated {
     request_id: RequestId,
     function: FunctionId,
     caller: Arc<Caller>,
-    decision: Decision,
+    decision: Arc<Decision>,
     event: Event,
 }
 
@@ -180,7 +181,7 @@ impl Validated {
     }
 
     /// Who allowed it.
-    pub fn decision(&self) -> &Decision {
+    pub fn decision(&self) -> &Arc<Decision> {
         &self.decision
     }
 
@@ -216,7 +217,13 @@ impl EventRules {
     }
 
     /// Reads and validates the input of one request, in the order of design.md §7.
-    pub async fn read_event(&self, head: EventHead<'_>, body: UnreadBody) -> Result<Event, EventError> {
+    ///
+    /// For this stage alone: an event without evidence is none (INVARIANT Evidence).
+    pub(super) async fn read_event(
+        &self,
+        head: EventHead<'_>,
+        body: UnreadBody,
+    ) -> Result<Event, EventError> {
         if !self.methods.contains(head.method) {
             return Err(EventError::MethodNotAllowed { allow: Arc::clone(&self.allow) });
         }
@@ -365,12 +372,22 @@ impl EventRules {
 
     /// Schema of the body, as written.
     pub fn schema(&self) -> Option<&Value> {
-        self.schema.as_ref().map(Schema::value)
+        self.schema.as_deref().map(Schema::value)
+    }
+
+    /// Schema of the body for a document in which it stands at `base`, such as `#/components/schemas/order`.
+    pub fn schema_at(&self, base: &str) -> Option<Value> {
+        self.schema.as_ref().map(|schema| schema.value_at(base))
     }
 
     /// Schema of the query, as written.
     pub fn query_schema(&self) -> Option<&Value> {
-        self.query_schema.as_ref().map(Schema::value)
+        self.query_schema.as_deref().map(Schema::value)
+    }
+
+    /// Schema of the query for a document in which it stands at `base`.
+    pub fn query_schema_at(&self, base: &str) -> Option<Value> {
+        self.query_schema.as_ref().map(|schema| schema.value_at(base))
     }
 
     /// What happens about injection signals.
@@ -441,7 +458,16 @@ impl EventRules {
     /// Compiles what a manifest says, and tells every fault and warning of it at once. There are rules if and only if
     /// there is no fault.
     pub fn compile(written: Written<'_>, body: BodyBounds) -> (Option<Self>, Vec<Diagnostic>) {
-        let mut author = Author { source: written.manifest_source, diagnostics: Vec::new() };
+        Self::compile_among(written, body, &Schemas::default())
+    }
+
+    /// As [`Self::compile`], sharing schemas with whatever else is compiled among these.
+    pub fn compile_among(
+        written: Written<'_>,
+        body: BodyBounds,
+        schemas: &Schemas,
+    ) -> (Option<Self>, Vec<Diagnostic>) {
+        let mut author = Author { source: written.manifest_source, schemas, diagnostics: Vec::new() };
         let event = &written.manifest.event;
         let methods = methods(&written.manifest.methods);
         let limits = author.limits(event);
@@ -485,6 +511,7 @@ fn methods(written: &Spanned<Vec<Spanned<String>>>) -> Vec<Method> {
 /// Talks to the author of a manifest.
 pub(super) struct Author<'a> {
     pub(super) source: &'a Source,
+    pub(super) schemas: &'a Schemas,
     pub(super) diagnostics: Vec<Diagnostic>,
 }
 
@@ -572,10 +599,10 @@ impl Author<'_> {
         named: Option<&Spanned<String>>,
         source: Option<&Source>,
         depth: u32,
-    ) -> Option<Schema> {
+    ) -> Option<Arc<Schema>> {
         let named = named?;
         match source {
-            Some(source) => Schema::compile(source, depth, &mut self.diagnostics),
+            Some(source) => self.schemas.compile(source, depth, &mut self.diagnostics),
             None => {
                 self.fault(
                     named,

@@ -64,12 +64,19 @@ section! {
         /// Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.
         #[validate(range(min = Span::secs(1), max = Span::secs(60)))]
         handshake_timeout: Span = Span::secs(10);
-        /// Time for a request's head, and on an open HTTP/1.1 connection for the next one to come, 1s to 1m.
+        /// Time for a request's head, 1s to 1m: of the first one from the handshake, of others from their first byte.
         #[validate(range(min = Span::secs(1), max = Span::secs(60)))]
         header_timeout: Span = Span::secs(10);
+        /// Time that a connection stays open with nothing under way, 1s to 1h: clients reuse one within seconds.
+        #[validate(range(min = Span::secs(1), max = Span::secs(3600)))]
+        idle_timeout: Span = Span::secs(60);
         /// Time for a request's body to arrive, 1s to 1h: a phone on a poor line sends 64 KiB in a few seconds.
         #[validate(range(min = Span::secs(1), max = Span::secs(3600)))]
         body_timeout: Span = Span::secs(20);
+        /// Time for a request as a whole, from its head to the end of its reply, 1s to 2h. It comes after all other
+        /// limits, so let it be more than body-timeout and `[limits] wall` together; the connection is cut.
+        #[validate(range(min = Span::secs(1), max = Span::secs(7200)))]
+        request_timeout: Span = Span::secs(120);
         /// Time that requests in flight get to finish after SIGTERM, 0ms to 10m; most supervisors kill after 30 s.
         #[validate(range(max = Span::secs(600)))]
         drain: Span = Span::secs(25);
@@ -327,10 +334,15 @@ mod tests {
         max-connections = 4096
         # Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.
         handshake-timeout = "10s"
-        # Time for a request's head, and on an open HTTP/1.1 connection for the next one to come, 1s to 1m.
+        # Time for a request's head, 1s to 1m: of the first one from the handshake, of others from their first byte.
         header-timeout = "10s"
+        # Time that a connection stays open with nothing under way, 1s to 1h: clients reuse one within seconds.
+        idle-timeout = "1m"
         # Time for a request's body to arrive, 1s to 1h: a phone on a poor line sends 64 KiB in a few seconds.
         body-timeout = "20s"
+        # Time for a request as a whole, from its head to the end of its reply, 1s to 2h. It comes after all other
+        # limits, so let it be more than body-timeout and `[limits] wall` together; the connection is cut.
+        request-timeout = "2m"
         # Time that requests in flight get to finish after SIGTERM, 0ms to 10m; most supervisors kill after 30 s.
         drain = "25s"
 

@@ -22,6 +22,9 @@ pub struct RawTenant {
     /// Tags whose values the audit records hold only as a keyed hash.
     #[serde(default)]
     pub redact: Vec<Spanned<String>>,
+    /// Whose scripts may call it from a browser.
+    #[serde(default)]
+    pub cors: super::cors::RawCors,
     /// Upper bounds for its functions' limits.
     #[serde(default)]
     pub ceilings: super::manifest::RawLimits,
