@@ -83,7 +83,7 @@ use crate::{
     },
 };
 use bearer::{BearerToken, OpenToken};
-use binding::Demand;
+use binding::{Binding, Demand};
 use cache::{TokenCache, TokenKey};
 use claims::Verified;
 use compile::Compiler;
@@ -221,6 +221,14 @@ impl Authenticator {
     /// Whether it takes tokens of an issuer whose key lies in `certs/dev/`.
     pub fn has_dev_issuer(&self) -> bool {
         self.records.iter().any(|record| record.dev)
+    }
+
+    /// The schemes under which its tokens come (`Bearer`, `DPoP`), each once.
+    pub fn schemes(&self) -> Vec<&'static str> {
+        let by_proof = |record: &&IssuerRecord| matches!(record.binding, Binding::Dpop(_));
+        let dpop = self.records.iter().filter(by_proof).count();
+        let bearer = (dpop == 0 || dpop < self.records.len()).then_some("Bearer");
+        bearer.into_iter().chain((dpop > 0).then_some("DPoP")).collect()
     }
 
     /// Keeps remote key sets fresh in the background until this is dropped: a task for each, asleep until its issuer's first

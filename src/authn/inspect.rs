@@ -168,9 +168,8 @@ fn of_each_request(demand: &Demand<'_>, token: &str, authenticator: &Authenticat
             )]
         }
         Demand::Proof(key, _) => {
-            let origin = authenticator
-                .origin()
-                .map_or("the gateway's own origin".to_owned(), |origin| format!("{origin}"));
+            let origin =
+                authenticator.origin().map_or("https://GATEWAY".to_owned(), |origin| format!("{origin}"));
             vec![
                 (
                     Check::Proof,

@@ -298,6 +298,19 @@ async fn two_commands_and_a_call_are_a_client() {
     let reply = send(sandgate(&[&proof[..], &["--nonce", nonce]].concat())).await;
     assert_eq!(reply.summary(), "200");
     assert_eq!(live.record(&reply)["caller"]["id"], "acme/alice");
+    let site = live.path().to_str().unwrap();
+    let openapi: Value =
+        serde_json::from_str(&sandgate(&["openapi", "--site", site, "--tenant", "acme"])).unwrap();
+    assert_eq!(openapi["security"], json!([{"dpop": []}]));
+    assert_eq!(openapi["components"]["securitySchemes"]["dpop"]["scheme"], "DPoP");
+    let site = site.to_owned();
+    let inspect = move || sandgate(&["token", "inspect", "--site", &site, "--tenant", "acme", &token_file]);
+    let inspected = tokio::task::spawn_blocking(inspect).await.unwrap();
+    assert!(inspected.contains("✔ binding       dpop\n"), "{inspected}");
+    assert!(
+        inspected.contains("→ proof url     `htu` is https://localhost:8443/acme/FUNCTION\n"),
+        "{inspected}"
+    );
 }
 
 /// What a command prints, without its last line end.
