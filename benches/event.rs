@@ -47,7 +47,7 @@ fn rules() -> EventRules {
         query_schema: None,
         response_schema: None,
     };
-    let bounds = BodyBounds { max_bytes: 1 << 20, time: Duration::from_secs(10) };
+    let bounds = BodyBounds { max_bytes: 1 << 20, time: Duration::from_secs(10), min_rate: 1024 };
     EventRules::compile(written, bounds).0.expect("the manifest has no fault")
 }
 

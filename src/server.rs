@@ -1,15 +1,25 @@
 //! The accept loop: who may connect, how long they may take, and how the last of them is let go.
 //!
-//! Every wait has its bound: a connection for its handshake, a head for its last line, a request for its reply. A slow
-//! client costs one task and a few kilobytes, and the loop itself never waits for any of them (hardening B4).
+//! Every wait has its bound: a connection for its handshake, a head for its last line, a body and a reply for their bytes,
+//! a request for its end, an idle connection for the next one. A slow client costs one task and a few kilobytes, and the
+//! loop itself never waits for any of them (hardening B4, C1).
 
 mod alarm;
+mod clients;
 mod exchange;
 pub mod fuzz;
+mod pace;
+mod proxy;
 mod raw;
 mod start;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,13 +34,17 @@ use tracing::{debug, info, warn};
 
 pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
 use self::{
+    clients::{Clients, Full, Place},
     exchange::{Exchanges, Late, ReplyBody},
+    pace::Paced,
+    proxy::ProxyError,
     raw::Raw,
 };
 use crate::{
     http::{self, Peer},
     pipeline::Gateway,
     record::Metrics,
+    site::network::Network,
 };
 
 /// Bounds of a connection.
@@ -38,6 +52,14 @@ use crate::{
 pub struct Bounds {
     /// Connections at once; further ones wait in the kernel's queue.
     pub connections: usize,
+    /// Connections of one client at once; further ones are refused.
+    pub connections_per_client: u32,
+    /// Handshakes under way at once; further ones wait, in the time that each has.
+    pub handshakes: usize,
+    /// Handshakes of one client under way at once; further ones are refused.
+    pub handshakes_per_client: u32,
+    /// Bytes a second that a client must take of a reply once it has kept us waiting.
+    pub min_rate: u64,
     /// From the first byte to the end of the TLS handshake.
     pub handshake: Duration,
     /// From the first byte of a head to its last line; for a connection's first head from the end of the handshake.
@@ -56,6 +78,7 @@ pub struct Server {
     tls: TlsAcceptor,
     gateway: Arc<Gateway>,
     bounds: Bounds,
+    proxies: Vec<Network>,
 }
 
 /// Tells every connection to finish.
@@ -88,14 +111,15 @@ impl Default for Shutdown {
 }
 
 impl Server {
-    /// A server on a socket that is bound already.
+    /// A server on a socket that is bound already; `proxies` are believed who their clients are.
     pub fn new(
         listener: TcpListener,
         tls: Arc<rustls::ServerConfig>,
         gateway: Arc<Gateway>,
         bounds: Bounds,
+        proxies: Vec<Network>,
     ) -> Self {
-        Self { listener, tls: TlsAcceptor::from(tls), gateway, bounds }
+        Self { listener, tls: TlsAcceptor::from(tls), gateway, bounds, proxies }
     }
 
     /// Where it listens.
@@ -111,6 +135,9 @@ impl Server {
             gateway: self.gateway,
             bounds: self.bounds,
             shutdown: shutdown.clone(),
+            proxies: self.proxies,
+            clients: Clients::new(self.bounds.connections_per_client, self.bounds.handshakes_per_client),
+            handshakes: Semaphore::new(self.bounds.handshakes.min(Semaphore::MAX_PERMITS)),
         });
         loop {
             // The permit comes before the connection: past the cap, clients wait in the kernel and not in our memory.
@@ -149,6 +176,32 @@ struct Connection {
     gateway: Arc<Gateway>,
     bounds: Bounds,
     shutdown: Shutdown,
+    proxies: Vec<Network>,
+    clients: Arc<Clients>,
+    handshakes: Semaphore,
+}
+
+/// Why a connection ends before its first request.
+#[derive(Debug, thiserror::Error)]
+enum NotAdmitted {
+    #[error("a listed proxy did not say who its client is")]
+    Proxy(#[from] ProxyError),
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
+}
+
+impl NotAdmitted {
+    /// The word under which it is counted.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Proxy(_) => "proxy_header",
+            Self::Full(Full::Connections) => "client_connections",
+            Self::Full(Full::Handshakes) => "client_handshakes",
+            Self::Tls(_) => "handshake",
+        }
+    }
 }
 
 impl Connection {
@@ -156,31 +209,53 @@ impl Connection {
         // Replies are written whole: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
         let _open = Open::new(self.gateway.metrics());
-        match timeout(self.bounds.handshake, self.tls.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                if let Err(error) = self.speak(stream, address).await {
-                    if error.is_parse_too_large() {
-                        self.gateway.metrics().unparsed("too_large");
-                    } else if error.is_parse() {
-                        self.gateway.metrics().unparsed("malformed");
-                    }
-                    debug!(%error, client = %address.ip(), "connection ended early");
+        match timeout(self.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
+            Ok(Ok((stream, client, place))) => {
+                if let Err(error) = self.speak(stream, client).await {
+                    debug!(%error, %client, "connection ended early");
                 }
+                drop(place);
             }
-            Ok(Err(error)) => debug!(%error, client = %address.ip(), "TLS handshake failed"),
-            Err(_) => debug!(client = %address.ip(), "TLS handshake took too long"),
+            Ok(Err(error)) => {
+                self.gateway.metrics().turned_away(error.kind());
+                debug!(error = &error as &dyn std::error::Error, peer = %address.ip(), "connection refused");
+            }
+            Err(_) => {
+                self.gateway.metrics().turned_away("handshake_slow");
+                debug!(peer = %address.ip(), "TLS handshake took too long");
+            }
         }
         drop(permit);
     }
 
-    async fn speak(&self, stream: TlsStream<TcpStream>, address: SocketAddr) -> hyper::Result<()> {
+    /// Who the client is, a place for it, and its handshake, in this order: each costs more than the one before.
+    async fn admit(
+        &self,
+        mut stream: TcpStream,
+        peer: IpAddr,
+    ) -> Result<(TlsStream<TcpStream>, IpAddr, Place), NotAdmitted> {
+        let client = if self.proxies.iter().any(|network| network.contains(peer)) {
+            proxy::client(&mut stream).await?.unwrap_or(peer)
+        } else {
+            peer
+        };
+        let mut place = self.clients.connect(client)?;
+        let turn = self.handshakes.acquire().await;
+        let stream = self.tls.accept(stream).await.map_err(NotAdmitted::Tls)?;
+        drop(turn);
+        place.shaken();
+        Ok((stream, client, place))
+    }
+
+    async fn speak(&self, stream: TlsStream<TcpStream>, client: IpAddr) -> hyper::Result<()> {
         let (_, session) = stream.get_ref();
         let tls = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "1.3",
             _ => "1.2",
         };
         let http2 = session.alpn_protocol() == Some(b"h2");
-        let peer = Peer { client: address.ip().to_canonical(), tls };
+        let peer = Peer { client, tls };
+        let stream = Paced::new(stream, self.bounds.min_rate);
         let exchanges = Exchanges::new();
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let gateway = Arc::clone(&self.gateway);
@@ -198,19 +273,29 @@ impl Connection {
         macro_rules! drive {
             ($connection:expr) => {{
                 let mut connection = std::pin::pin!($connection);
-                tokio::select! {
+                let idle = tokio::select! {
                     biased;
                     ended = &mut connection => return ended,
-                    late = exchanges.late(self.bounds.idle, self.bounds.request) => {
-                        if late == Late::Overdue {
-                            debug!(client = %address.ip(), "a request had no whole reply in time: the connection is cut");
+                    late = exchanges.late(self.bounds.idle, self.bounds.request) => match late {
+                        Late::Idle => true,
+                        Late::Overdue => {
+                            self.gateway.metrics().turned_away("overdue");
+                            debug!(%client, "a request had no whole reply in time: the connection is cut");
                             return Ok(());
                         }
-                    }
-                    () = self.shutdown.begun() => {}
-                }
+                    },
+                    () = self.shutdown.begun() => false,
+                };
                 // What is under way may finish; nothing new begins.
                 connection.as_mut().graceful_shutdown();
+                if idle {
+                    // A client of HTTP/2 is asked to go, and need not answer.
+                    match timeout(self.bounds.header, &mut connection).await {
+                        Ok(ended) => return ended,
+                        Err(_) if exchanges.is_quiet() => return Ok(()),
+                        Err(_) => {}
+                    }
+                }
                 timeout(self.bounds.request, connection).await.unwrap_or(Ok(()))
             }};
         }

@@ -15,6 +15,7 @@ pub mod env;
 pub mod fingerprint;
 pub mod limits;
 pub mod manifest;
+pub mod network;
 pub mod parse;
 pub mod tenant;
 pub mod units;

@@ -219,7 +219,11 @@ impl Builder {
             query_schema: query.as_ref(),
             response_schema: response.as_ref(),
         };
-        let most = BodyBounds { max_bytes: limits.event.value.0, time: config.server.body_timeout.0 };
+        let most = BodyBounds {
+            max_bytes: limits.event.value.0,
+            time: config.server.body_timeout.0,
+            min_rate: config.server.min_rate.0,
+        };
         let (events, told) = EventRules::compile(written, most);
         diagnostics.extend(told);
         let (replies, told) = ReplyRules::compile(written, limits.response.value.0);

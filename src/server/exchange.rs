@@ -116,6 +116,11 @@ impl Exchanges {
         }
     }
 
+    /// Whether no request is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.lock().running.is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is one assignment or push: nothing is left half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

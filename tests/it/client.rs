@@ -26,6 +26,8 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
 pub(crate) struct Client {
     address: SocketAddr,
     roots: Arc<rustls::RootCertStore>,
+    /// Sent before the TLS handshake: what a balancer would say.
+    prelude: Vec<u8>,
 }
 
 /// A reply, read whole.
@@ -64,7 +66,16 @@ impl Client {
         use rustls::pki_types::pem::PemObject;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
-        Self { address, roots: Arc::new(roots) }
+        Self { address, roots: Arc::new(roots), prelude: Vec::new() }
+    }
+
+    pub(crate) fn prelude(&self, bytes: Vec<u8>) -> Self {
+        Self { prelude: bytes, ..self.clone() }
+    }
+
+    /// A connection that has said nothing yet.
+    pub(crate) async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
     }
 
     pub(crate) async fn tls(&self, alpn: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
@@ -75,8 +86,9 @@ impl Client {
             .with_root_certificates(Arc::clone(&self.roots))
             .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-        let stream = TcpStream::connect(self.address).await?;
+        let mut stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
+        stream.write_all(&self.prelude).await?;
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
     }
 

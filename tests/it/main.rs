@@ -11,6 +11,7 @@ mod authenticate;
 mod cli;
 mod client;
 mod components;
+mod connections;
 mod events;
 mod evidence;
 mod frames;
