@@ -7,6 +7,7 @@
 mod alarm;
 mod clients;
 mod exchange;
+mod frames;
 pub mod fuzz;
 mod pace;
 mod proxy;
@@ -36,6 +37,7 @@ pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings,
 use self::{
     clients::{Clients, Full, Place},
     exchange::{Exchanges, Late, ReplyBody},
+    frames::{Flood, Frames},
     pace::Paced,
     proxy::ProxyError,
     raw::Raw,
@@ -248,6 +250,25 @@ impl Connection {
     }
 
     async fn speak(&self, stream: TlsStream<TcpStream>, client: IpAddr) -> hyper::Result<()> {
+        let exchanges = Exchanges::new();
+        let ended = self.drive(stream, client, &exchanges).await;
+        match exchanges.flood() {
+            None => {}
+            Some(Flood::Slow) => self.gateway.metrics().unparsed(Flood::Slow.kind()),
+            Some(flood) => {
+                self.gateway.metrics().turned_away(flood.kind());
+                info!(client.address = %client, "a connection was cut: {flood}");
+            }
+        }
+        ended
+    }
+
+    async fn drive(
+        &self,
+        stream: TlsStream<TcpStream>,
+        client: IpAddr,
+        exchanges: &Arc<Exchanges>,
+    ) -> hyper::Result<()> {
         let (_, session) = stream.get_ref();
         let tls = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "1.3",
@@ -256,7 +277,6 @@ impl Connection {
         let http2 = session.alpn_protocol() == Some(b"h2");
         let peer = Peer { client, tls };
         let stream = Paced::new(stream, self.bounds.min_rate);
-        let exchanges = Exchanges::new();
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let gateway = Arc::clone(&self.gateway);
             let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
@@ -300,6 +320,7 @@ impl Connection {
             }};
         }
         if http2 {
+            let frames = Frames::new(stream, Arc::clone(exchanges), self.bounds.header);
             drive!(
                 hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
@@ -309,10 +330,14 @@ impl Connection {
                     .max_local_error_reset_streams(MAX_RESET_STREAMS)
                     .keep_alive_interval(Some(KEEP_ALIVE))
                     .keep_alive_timeout(KEEP_ALIVE)
-                    .serve_connection(TokioIo::new(stream), service)
+                    .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                    .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                    .max_frame_size(MAX_FRAME_BYTES)
+                    .max_send_buf_size(MAX_BUFFER_BYTES)
+                    .serve_connection(TokioIo::new(frames), service)
             )
         } else {
-            let raw = Raw::new(stream, Arc::clone(&exchanges), self.bounds.header);
+            let raw = Raw::new(stream, Arc::clone(exchanges), self.bounds.header);
             drive!(
                 hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -343,13 +368,20 @@ impl Drop for Open<'_> {
 
 /// Names and values of an HTTP/2 head, in bytes as RFC 9113 §6.5.2 counts them (hardening C2).
 const MAX_HEAD_BYTES: u32 = 16 << 10;
-/// What the HTTP/1 library may buffer: the longest head that passes the check, and more of a body at once.
+/// What the library may buffer: of HTTP/1, the longest head that passes the check, and more of a body at once; of
+/// HTTP/2, what one stream has to send.
 const MAX_BUFFER_BYTES: usize = 64 << 10;
 const _: () = assert!(http::head::MAX_HEAD_BYTES < MAX_BUFFER_BYTES);
 /// Streams at once on one HTTP/2 connection (hardening C8).
 const MAX_STREAMS: u32 = 100;
 /// Reset streams that may wait before the connection is closed (CVE-2023-44487).
 const MAX_RESET_STREAMS: usize = 20;
+/// Body of one stream that may come before anybody reads it: a body is not read before the decision.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// The same of all streams of a connection: what a client can make us hold for nothing.
+const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
+/// The smallest that may be set (RFC 9113 §4.2).
+const MAX_FRAME_BYTES: u32 = 16 << 10;
 /// Between pings on a silent HTTP/2 connection, and for their answers.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Long enough for a connection to end, short enough that nobody notices.

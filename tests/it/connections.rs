@@ -9,7 +9,10 @@ use tokio_rustls::client::TlsStream;
 
 use crate::{
     client::{Client, PATIENCE},
-    frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, block, frame},
+    frames::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PRIORITY, RST_STREAM,
+        SETTINGS, WINDOW_UPDATE, block, frame,
+    },
     guest::echo,
     world::{Live, World, eventually},
 };
@@ -215,8 +218,76 @@ async fn c01_a_request_without_end_is_cut_with_its_connection() {
         assert!(![HEADERS, DATA].contains(&frame.kind), "{frame:?}");
     }
     assert!(counted(&world, "overdue"));
-    let gone = |record: &serde_json::Value| record["outcome"]["code"] == "client_gone";
-    eventually("both are recorded", || async { world.records().iter().filter(|r| gone(r)).count() == 2 })
+    // A request whose task went with its connection, and one whose body was lost before that was noticed.
+    let ended = |record: &serde_json::Value| {
+        matches!(record["outcome"]["code"].as_str(), Some("client_gone" | "malformed"))
+    };
+    eventually("both are recorded", || async { world.records().iter().filter(|r| ended(r)).count() == 2 })
         .await;
     assert_eq!(world.invoke("acme/echo").send().await.summary(), "200");
+}
+
+/// Sends this again and again; whether the gate hung up before so many times were over.
+async fn is_cut(client: &Client, times: u32, mut piece: impl FnMut(u32) -> Vec<u8>) -> bool {
+    let mut http2 = Http2::open(client).await;
+    for n in 0..times {
+        // A few hundred at a time, or the test's own records would be the flood.
+        let many: Vec<u8> = (0..200).flat_map(|m| piece(n * 200 + m)).collect();
+        if !http2.write(&many).await {
+            return true;
+        }
+    }
+    // What was written may not have been read yet.
+    while let Some(frame) = http2.next().await {
+        if frame.kind == GOAWAY {
+            return true;
+        }
+    }
+    true
+}
+
+#[tokio::test]
+async fn c08_floods_of_frames_are_cut_and_the_next_client_is_served() {
+    let world = World::with("echo", &echo()).start().await;
+    let head = block(&[
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "localhost"),
+        (":path", "/acme/echo"),
+    ]);
+    let stream = |n: u32| 2 * n + 1;
+    let idle = |kind, payload: &'static [u8]| move |_: u32| frame(kind, 0, 0, payload);
+    const TIMES: u32 = 50;
+    let client = &world.client;
+    assert!(is_cut(client, TIMES, idle(PING, &[0; 8])).await);
+    assert!(is_cut(client, TIMES, idle(SETTINGS, &[])).await);
+    assert!(is_cut(client, TIMES, idle(WINDOW_UPDATE, &[0, 0, 0, 1])).await);
+    assert!(is_cut(client, TIMES, |n| frame(PRIORITY, 0, stream(n), &[0, 0, 0, 0, 9])).await);
+    // Rapid reset: each stream is opened and given up at once.
+    let rapid = |n: u32| {
+        [frame(HEADERS, END_HEADERS, stream(n), &head), frame(RST_STREAM, 0, stream(n), &[0, 0, 0, 8])]
+            .concat()
+    };
+    assert!(is_cut(client, TIMES, rapid).await);
+    // A head without end, and a body of nothing without end.
+    let endless = |n: u32| match n {
+        0 => frame(HEADERS, 0, 1, &head),
+        _ => frame(CONTINUATION, 0, 1, &[]),
+    };
+    assert!(is_cut(client, TIMES, endless).await);
+    let nothing = |n: u32| match n {
+        0 => frame(HEADERS, END_HEADERS, 1, &head),
+        _ => frame(DATA, 0, 1, &[]),
+    };
+    assert!(is_cut(client, TIMES, nothing).await);
+    eventually("all are gone", || async {
+        world.running.gateway.metrics_text().lines().any(|line| line == "sandgate_connections 0")
+    })
+    .await;
+    for kind in ["flood_idle", "flood_windows"] {
+        assert!(counted(&world, kind), "{kind}");
+    }
+    for call in [world.invoke("acme/echo"), world.invoke("acme/echo").http2()] {
+        assert_eq!(call.send().await.summary(), "200");
+    }
 }
