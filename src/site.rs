@@ -17,6 +17,7 @@ pub mod env;
 pub mod fingerprint;
 pub mod limits;
 pub mod manifest;
+pub mod network;
 pub mod origin;
 pub mod parse;
 pub mod spread;

@@ -227,7 +227,11 @@ impl Builder {
             query_schema: query.as_ref(),
             response_schema: response.as_ref(),
         };
-        let most = BodyBounds { max_bytes: limits.event.value.0, time: config.server.body_timeout.0 };
+        let most = BodyBounds {
+            max_bytes: limits.event.value.0,
+            time: config.server.body_timeout.0,
+            min_rate: config.server.min_rate.0,
+        };
         let (events, mut told) = EventRules::compile_among(written, most, &self.schemas);
         let (replies, of_replies) =
             ReplyRules::compile_among(written, limits.response.value.0, &self.schemas);

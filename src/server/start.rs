@@ -207,13 +207,18 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let ops = bind(ops_listen, "the ops listener").await?;
     let bounds = Bounds {
         connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
+        connections_per_client: config.server.max_connections_per_client,
+        handshakes: usize::try_from(config.server.max_handshakes).unwrap_or(usize::MAX),
+        handshakes_per_client: config.server.max_handshakes_per_client,
+        min_rate: config.server.min_rate.0,
         handshake: config.server.handshake_timeout.0,
         header: config.server.header_timeout.0,
         idle: config.server.idle_timeout.0,
         request: config.server.request_timeout.0,
         drain: config.server.drain.0,
     };
-    let server = Server::new(listener, Arc::clone(&tls), Arc::clone(&gateway), bounds);
+    let proxies = config.server.proxies.clone();
+    let server = Server::new(listener, Arc::clone(&tls), Arc::clone(&gateway), bounds, proxies);
     let failed = |source| StartError::Io { what: "a listener has no address".into(), source };
     let (address, ops_address) = (server.address().map_err(failed)?, ops.local_addr().map_err(failed)?);
     if options.mode == Mode::Development {

@@ -54,6 +54,8 @@ pub(crate) struct Client {
     address: SocketAddr,
     from: Option<IpAddr>,
     roots: Arc<rustls::RootCertStore>,
+    /// Sent before the TLS handshake: what a balancer would say.
+    prelude: Vec<u8>,
 }
 
 /// A reply, read whole.
@@ -92,7 +94,11 @@ impl Client {
         use rustls::pki_types::pem::PemObject;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
-        Self { address, from: None, roots: Arc::new(roots) }
+        Self { address, from: None, roots: Arc::new(roots), prelude: Vec::new() }
+    }
+
+    pub(crate) fn prelude(&self, bytes: Vec<u8>) -> Self {
+        Self { prelude: bytes, ..self.clone() }
     }
 
     /// The same client at another address: all of 127.0.0.0/8 is this machine.
@@ -123,7 +129,8 @@ impl Client {
         &self,
         config: Arc<rustls::ClientConfig>,
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let stream = self.tcp().await?;
+        let mut stream = self.tcp().await?;
+        stream.write_all(&self.prelude).await?;
         TlsConnector::from(config).connect(ServerName::try_from("localhost").unwrap(), stream).await
     }
 

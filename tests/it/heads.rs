@@ -164,8 +164,10 @@ async fn c01_a_head_that_does_not_come_whole_in_time_is_answered_408() {
 
 #[tokio::test]
 async fn c01_a_connection_with_nothing_under_way_is_closed() {
-    let world =
-        World::with("echo", &echo()).file("sandgate.toml", "[server]\nidle-timeout = \"1s\"\n").start().await;
+    let world = World::with("echo", &echo())
+        .file("sandgate.toml", "[server]\nidle-timeout = \"1s\"\nheader-timeout = \"1s\"\n")
+        .start()
+        .await;
     // The answer comes and then the end, though the client would go on.
     let answer = converse(&world.client, sized(&world, "{}").as_bytes(), usize::MAX, false).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("connection: close"), "{answer}");

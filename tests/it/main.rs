@@ -14,6 +14,7 @@ mod browser;
 mod cli;
 mod client;
 mod components;
+mod connections;
 mod drain;
 mod events;
 mod evidence;
