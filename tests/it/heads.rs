@@ -120,7 +120,7 @@ async fn c03_a_body_ends_where_its_length_says_whatever_it_looks_like() {
     let inner = r#"{"name":"GET /acme/echo HTTP/1.1"}"#;
     let requests = format!(
         "{}{}",
-        sized(&world, &inner),
+        sized(&world, inner),
         sized(&world, "{}").replace("host: ", "connection: close\r\nhost: ")
     );
     for piece in [usize::MAX, 1, 29] {
