@@ -2,6 +2,7 @@
 
 mod audit;
 mod check;
+mod compile_component;
 mod corpus;
 mod dev;
 mod function;
@@ -52,6 +53,8 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Audit),
     Corpus(corpus::Corpus),
+    #[command(hide = true)]
+    CompileComponent(compile_component::CompileComponent),
 }
 
 /// The site that a command works on.
@@ -91,6 +94,7 @@ pub fn run(
         Command::Openapi(command) => command.run(out),
         Command::Audit(command) => command.run(out),
         Command::Corpus(command) => command.run(out),
+        Command::CompileComponent(command) => command.run(out),
     };
     match ended {
         Ok(Exit::Done) => 0,

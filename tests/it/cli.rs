@@ -6,6 +6,7 @@ use crate::world::World;
 
 /// Exit code, standard output, standard error.
 fn sandgate(args: &[&str]) -> (u8, String, String) {
+    crate::guest::compiled_by_sandgate();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let args = std::iter::once("sandgate").chain(args.iter().copied()).map(Into::into);
     let code = sandgate::cli::run(args, &mut out, &mut err);
