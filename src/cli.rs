@@ -5,6 +5,7 @@ mod check;
 mod compile_component;
 mod corpus;
 mod dev;
+mod doctor;
 mod function;
 mod openapi;
 mod policy;
@@ -53,6 +54,7 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Audit),
     Corpus(corpus::Corpus),
+    Doctor(doctor::Doctor),
     #[command(hide = true)]
     CompileComponent(compile_component::CompileComponent),
 }
@@ -94,6 +96,7 @@ pub fn run(
         Command::Openapi(command) => command.run(out),
         Command::Audit(command) => command.run(out),
         Command::Corpus(command) => command.run(out),
+        Command::Doctor(command) => command.run(out),
         Command::CompileComponent(command) => command.run(out),
     };
     match ended {

@@ -16,6 +16,7 @@ mod layout;
 mod limits;
 mod outcome;
 mod pool;
+mod posture;
 mod process;
 mod run;
 mod sealed;
@@ -41,6 +42,7 @@ pub use inspect::{Inspection, World, inspect};
 pub use layout::{Layout, LayoutError, LayoutLimits};
 pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy};
 pub use outcome::{Overload, SandboxError, StartError, Usage};
+pub use posture::{Posture, posture, probe};
 pub use process::{
     CompileLimits, CompilerCommand, ProcessError, Stop,
     confine::{Confinement, Probe, Walls},

@@ -79,7 +79,7 @@ pub(super) fn load_policies(dir: &Path) -> Result<Policies, Failure> {
 }
 
 /// A directory without policies is more often a mistyped path than a site.
-fn require(dir: &Path) -> Result<(), Failure> {
+pub(super) fn require(dir: &Path) -> Result<(), Failure> {
     if dir.join("policies").is_dir() {
         return Ok(());
     }
