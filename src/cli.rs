@@ -3,8 +3,10 @@
 mod audit;
 mod block;
 mod check;
+mod compile_component;
 mod corpus;
 mod dev;
+mod doctor;
 mod function;
 mod openapi;
 mod policy;
@@ -55,6 +57,9 @@ enum Command {
     Block(block::Block),
     Unblock(block::Unblock),
     Corpus(corpus::Corpus),
+    Doctor(doctor::Doctor),
+    #[command(hide = true)]
+    CompileComponent(compile_component::CompileComponent),
 }
 
 /// The site that a command works on.
@@ -96,6 +101,8 @@ pub fn run(
         Command::Block(command) => command.run(out),
         Command::Unblock(command) => command.run(out),
         Command::Corpus(command) => command.run(out),
+        Command::Doctor(command) => command.run(out),
+        Command::CompileComponent(command) => command.run(out),
     };
     match ended {
         Ok(Exit::Done) => 0,
