@@ -170,7 +170,7 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.code == Code::Unauthenticated {
             let challenge = match (&self.nonce, self.offered) {
-                (Some(_), _) => r#"DPoP realm="sandgate", error="use_dpop_nonce""#,
+                (Some(_), _) => r#"DPoP error="use_dpop_nonce""#,
                 (None, true) => r#"Bearer realm="sandgate", error="invalid_token""#,
                 (None, false) => r#"Bearer realm="sandgate""#,
             };

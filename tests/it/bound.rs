@@ -112,7 +112,7 @@ impl<'a> Sender<'a> {
     }
 }
 
-const USE_NONCE: &str = r#"DPoP realm="sandgate", error="use_dpop_nonce""#;
+const USE_NONCE: &str = r#"DPoP error="use_dpop_nonce""#;
 const INVALID: &str = r#"Bearer realm="sandgate", error="invalid_token""#;
 
 #[tokio::test]
