@@ -55,8 +55,8 @@ section! {
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8443));
         /// Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
         ops_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9443));
-        /// Where callers find the data plane, such as "https://gate.example": no Host header is believed about that. DPoP
-        /// proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes https://localhost
+        /// Where callers find the data plane, such as `https://gate.example`: no Host header is believed about that. DPoP
+        /// proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes `https://localhost`
         /// and its port.
         origin: Option<Origin> = None;
         /// Connections open at once, 1 to 1000000; each may cost some 100 KiB. More wait in the kernel's queue.
@@ -349,8 +349,8 @@ mod tests {
         listen = "127.0.0.1:8443"
         # Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
         ops-listen = "127.0.0.1:9443"
-        # Where callers find the data plane, such as "https://gate.example": no Host header is believed about that. DPoP
-        # proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes https://localhost
+        # Where callers find the data plane, such as `https://gate.example`: no Host header is believed about that. DPoP
+        # proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes `https://localhost`
         # and its port.
         # origin =
         # Connections open at once, 1 to 1000000; each may cost some 100 KiB. More wait in the kernel's queue.
