@@ -10,6 +10,7 @@
 //! event's text is parsed here and not again).
 
 mod author;
+mod cloudevents;
 pub mod corpus;
 mod error;
 pub mod fuzz;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use toml::Spanned;
 
 use super::{
+    cloudevents,
     headers::HeaderList,
     injection::Mode,
     json::JsonLimits,
@@ -15,6 +16,7 @@ use super::{
 use crate::site::{
     diagnostic::{Diagnostic, Source},
     manifest::RawEvent,
+    parse::nearest,
 };
 
 /// Talks to the author of a manifest.
@@ -81,6 +83,29 @@ impl Author<'_> {
                 Mode::Block
             }
         }
+    }
+
+    /// Whether the function takes CloudEvents.
+    pub(super) fn envelope(&mut self, event: &RawEvent) -> bool {
+        let Some(written) = &event.envelope else { return false };
+        if written.get_ref() != CLOUDEVENTS {
+            let meant = nearest(written.get_ref(), [CLOUDEVENTS]);
+            let hint = match meant {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("`{CLOUDEVENTS}`, or nothing for events without an envelope"),
+            };
+            self.fault(written, format!("`envelope` cannot be `{}`", written.get_ref()), hint);
+        }
+        for name in event.media_types.iter().flat_map(|types| types.get_ref()) {
+            if cloudevents::is_of_cloudevents(name.get_ref()) {
+                self.fault(
+                    name,
+                    format!("`{}` is the envelope, not what is in it", name.get_ref()),
+                    "list the media types of the data; `envelope` takes the envelope in both content modes",
+                );
+            }
+        }
+        true
     }
 
     pub(super) fn headers(&mut self, written: &[Spanned<String>]) -> HeaderList {
@@ -169,5 +194,8 @@ impl Author<'_> {
         }
     }
 }
+
+/// The one envelope that there is.
+const CLOUDEVENTS: &str = "cloudevents";
 
 const MAX_LISTED_HEADERS: usize = 32;

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::{
     author::Author,
+    cloudevents::{self, ContentMode, Data, Envelope, Structured},
     error::{EventError, Malformed, Part, Reason, Violation, shorten},
     headers::HeaderList,
     injection::{self, Mode, Signal},
@@ -75,6 +76,7 @@ pub struct EventRules {
     gives_raw: bool,
     body: BodyBounds,
     media_types: Vec<MediaType>,
+    takes_cloudevents: bool,
     headers: HeaderList,
     limits: JsonLimits,
     injection: Mode,
@@ -194,6 +196,20 @@ impl Validated {
     }
 }
 
+/// What the head alone says of an event, validated; what the body is read by.
+#[derive(Debug)]
+pub(super) struct Begun<'r> {
+    method: Method,
+    /// None for a request without a body where one may be absent, and in structured mode, where the body says it.
+    media_type: Option<&'r MediaType>,
+    /// Attributes that came in headers, of a CloudEvent in structured mode.
+    structured: Option<cloudevents::Attributes>,
+    rest: String,
+    query: String,
+    headers: Vec<(HeaderName, String)>,
+    signals: Vec<Signal>,
+}
+
 /// A body that was read and validated.
 #[derive(Debug, Default)]
 struct Content {
@@ -227,28 +243,62 @@ impl EventRules {
         head: EventHead<'_>,
         body: UnreadBody,
     ) -> Result<Event, EventError> {
+        let begun = self.begin(head, body.declared_bytes(), body.is_empty())?;
+        self.finish(begun, body.read(self.body).await?)
+    }
+
+    /// All that can be said before the body is read.
+    pub(super) fn begin(
+        &self,
+        head: EventHead<'_>,
+        declared_bytes: Option<u64>,
+        is_empty: bool,
+    ) -> Result<Begun<'_>, EventError> {
         if !self.methods.contains(head.method) {
             return Err(EventError::MethodNotAllowed { allow: Arc::clone(&self.allow) });
         }
         if head.rest.is_some() && !self.takes_rest {
             return Err(EventError::NoRest);
         }
-        if body.declared_bytes().is_some_and(|declared| declared > self.body.max_bytes) {
+        if declared_bytes.is_some_and(|declared| declared > self.body.max_bytes) {
             return Err(EventError::TooLarge { limit: self.body.max_bytes });
         }
-        let media_type = self.media_type(&head, &body)?;
+        let mode = self.takes_cloudevents.then(|| ContentMode::of(head.headers)).transpose()?;
+        let media_type = match mode {
+            Some(ContentMode::Structured) => None,
+            Some(ContentMode::Binary) | None => self.media_type(&head, is_empty)?,
+        };
         if head.headers.contains_key(header::CONTENT_ENCODING) {
             return Err(EventError::UnsupportedEncoding);
         }
         let rest = head.rest.map(|rest| query::rest(rest, &self.limits)).transpose()?.unwrap_or_default();
-        let headers = self.headers.pick(head.headers)?;
+        let mut headers = self.headers.pick(head.headers)?;
+        let mut structured = None;
+        match mode {
+            Some(ContentMode::Structured) => {
+                structured = Some(cloudevents::header_attributes(head.headers)?);
+            }
+            Some(ContentMode::Binary) => headers.extend(Envelope::of_headers(head.headers)?.into_headers()),
+            None => {}
+        }
         let mut signals = Vec::new();
         let query = self.query(head.query.unwrap_or_default(), &mut signals)?;
-        let received = body.read(self.body).await?;
-        let content = match media_type {
-            Some(media_type) => self.content(media_type, &received, &mut signals)?,
-            None if received.is_empty() => Content::default(),
-            None => return Err(EventError::UnsupportedMediaType),
+        Ok(Begun { method: head.method.clone(), media_type, structured, rest, query, headers, signals })
+    }
+
+    /// The event whose body this is.
+    pub(super) fn finish(&self, begun: Begun<'_>, received: Bytes) -> Result<Event, EventError> {
+        let Begun { method, media_type, structured, rest, query, mut headers, mut signals } = begun;
+        let content = match (structured, media_type) {
+            (Some(repeated), _) => {
+                let Structured { envelope, content_type, data } =
+                    Structured::read(utf8(&received)?, &self.limits, &repeated)?;
+                headers.extend(envelope.into_headers());
+                self.data(&method, content_type.as_deref(), data, &mut signals)?
+            }
+            (None, Some(media_type)) => self.content(media_type, &received, &mut signals)?,
+            (None, None) if received.is_empty() => Content::default(),
+            (None, None) => return Err(EventError::UnsupportedMediaType),
         };
         if self.injection != Mode::Off && !rest.is_empty() {
             injection::scan_text(&rest, "rest", &mut signals);
@@ -257,7 +307,7 @@ impl EventRules {
             return Err(EventError::Injection { signals });
         }
         Ok(Event {
-            method: head.method.clone(),
+            method,
             rest,
             query,
             headers,
@@ -270,12 +320,16 @@ impl EventRules {
     }
 
     /// The media type by which the body is read; none for a request without a body, where one may be absent.
-    fn media_type(&self, head: &EventHead<'_>, body: &UnreadBody) -> Result<Option<&MediaType>, EventError> {
-        let may_be_absent = self.media_types.is_empty() || is_bodiless(head.method);
-        if may_be_absent && body.is_empty() {
+    fn media_type(&self, head: &EventHead<'_>, is_empty: bool) -> Result<Option<&MediaType>, EventError> {
+        if is_empty && self.may_be_absent(head.method) {
             return Ok(None);
         }
         media::of_request(head.headers, &self.media_types).map(Some)
+    }
+
+    /// Whether a request may come without a body, or a CloudEvent without data.
+    fn may_be_absent(&self, method: &Method) -> bool {
+        self.media_types.is_empty() || is_bodiless(method)
     }
 
     fn query(&self, encoded: &str, signals: &mut Vec<Signal>) -> Result<String, EventError> {
@@ -305,9 +359,13 @@ impl EventRules {
         received: &Bytes,
         signals: &mut Vec<Signal>,
     ) -> Result<Content, EventError> {
-        let name = Some(Arc::clone(&media_type.name));
         let parsed = match media_type.form {
-            Form::Bytes => return Ok(Content { media_type: name, bytes: received.clone() }),
+            Form::Bytes => {
+                return Ok(Content {
+                    media_type: Some(Arc::clone(&media_type.name)),
+                    bytes: received.clone(),
+                });
+            }
             Form::Text => {
                 let text = utf8(received)?;
                 if let Some(offset) = text::refused_at(text) {
@@ -320,7 +378,7 @@ impl EventRules {
                     std::borrow::Cow::Borrowed(_) => received.clone(),
                     std::borrow::Cow::Owned(normal) => self.bounded(normal.into_bytes())?,
                 };
-                return Ok(Content { media_type: name, bytes });
+                return Ok(Content { media_type: Some(Arc::clone(&media_type.name)), bytes });
             }
             Form::Json => json::parse(utf8(received)?, &self.limits)?,
             Form::Pairs => {
@@ -328,15 +386,64 @@ impl EventRules {
                 query::object(utf8(received)?, Part::Body, plan, &self.limits)?
             }
         };
+        self.value(media_type, parsed, received.len(), signals)
+    }
+
+    /// The content of a value that was read strictly, from about so many bytes.
+    fn value(
+        &self,
+        media_type: &MediaType,
+        parsed: Parsed,
+        about_bytes: usize,
+        signals: &mut Vec<Signal>,
+    ) -> Result<Content, EventError> {
         let schema = self.schema.as_ref().ok_or(EventError::UnsupportedMediaType)?;
         let value = settle(parsed, schema, &self.limits)?;
         if self.injection != Mode::Off {
             injection::scan(&value, &mut String::new(), signals);
         }
-        let bytes = write(&value, received.len())?;
+        let bytes = write(&value, about_bytes)?;
         let bytes = if schema.plan().sanitizes() { self.bounded(bytes)? } else { bytes.into() };
-        let media_type = if media_type.form == Form::Pairs { Some(Arc::from(JSON)) } else { name };
-        Ok(Content { media_type, bytes })
+        let name =
+            if media_type.form == Form::Pairs { Arc::from(JSON) } else { Arc::clone(&media_type.name) };
+        Ok(Content { media_type: Some(name), bytes })
+    }
+
+    /// The content of a structured CloudEvent: its data, as if it had come alone as a body of its `datacontenttype`.
+    fn data(
+        &self,
+        method: &Method,
+        content_type: Option<&str>,
+        data: Data,
+        signals: &mut Vec<Signal>,
+    ) -> Result<Content, EventError> {
+        let pointer = data.pointer();
+        let media_type = match (content_type, &data) {
+            (_, Data::None) if self.may_be_absent(method) => return Ok(Content::default()),
+            (Some(content_type), _) => media::named(content_type, &self.media_types)?,
+            // JSON format §3.1.2: nothing may be assumed of bytes, and of anything else that it is JSON.
+            (None, Data::Bytes(_)) => return Err(EventError::UnsupportedMediaType),
+            (None, _) => media::named(JSON, &self.media_types)?,
+        };
+        let content = match (media_type.form, data) {
+            (_, Data::None) => self.content(media_type, &Bytes::new(), signals),
+            (_, Data::Bytes(bytes)) => self.content(media_type, &bytes, signals),
+            (Form::Json, Data::Value(parsed)) => self.value(media_type, parsed, 256, signals),
+            (Form::Json, Data::Text(text)) => {
+                let about = text.len();
+                let parsed = json::text_value(text, &self.limits);
+                parsed.map_err(EventError::from).and_then(|p| self.value(media_type, p, about, signals))
+            }
+            (_, Data::Text(text)) => self.content(media_type, &text.into(), signals),
+            (_, Data::Value(_)) => Err(EventError::Invalid {
+                errors: vec![Violation {
+                    pointer: String::new(),
+                    keyword: "type".to_owned(),
+                    limit: Some("string".to_owned()),
+                }],
+            }),
+        };
+        content.map_err(|error| below(pointer, error))
     }
 
     /// The way of a JSON body alone, up to the value that is written for the function: what benches measure.
@@ -366,6 +473,11 @@ impl EventRules {
     /// Media types that the function takes; none if it takes no body.
     pub fn media_types(&self) -> impl Iterator<Item = &str> {
         self.media_types.iter().map(|m| &*m.name)
+    }
+
+    /// Whether it takes CloudEvents, and nothing else; the media types are then those of their data.
+    pub fn takes_cloudevents(&self) -> bool {
+        self.takes_cloudevents
     }
 
     /// Largest body, in bytes.
@@ -448,6 +560,25 @@ fn in_query(error: EventError) -> EventError {
     }
 }
 
+/// A refusal of data, told by its place in the body that holds it.
+fn below(holder: &str, error: EventError) -> EventError {
+    let place = |pointer: String| {
+        let mut place = format!("{holder}{pointer}");
+        shorten(&mut place);
+        place
+    };
+    match error {
+        EventError::Malformed(fault) => {
+            // Its offset is one in the data.
+            EventError::Malformed(Malformed { pointer: place(fault.pointer), offset: None, ..fault })
+        }
+        EventError::Invalid { errors } => EventError::Invalid {
+            errors: errors.into_iter().map(|v| Violation { pointer: place(v.pointer), ..v }).collect(),
+        },
+        other => other,
+    }
+}
+
 fn utf8(bytes: &Bytes) -> Result<&str, Malformed> {
     std::str::from_utf8(bytes).map_err(|e| Malformed::new(Part::Body, Reason::Utf8).offset(e.valid_up_to()))
 }
@@ -475,6 +606,7 @@ impl EventRules {
         let methods = methods(&written.manifest.methods);
         let limits = author.limits(event);
         let injection = author.injection(event.injection.as_ref());
+        let takes_cloudevents = author.envelope(event);
         let headers = author.headers(&event.headers);
         let schema = author.schema(event.schema.as_ref(), written.event_schema, limits.depth);
         let query_schema = author.schema(event.query.as_ref(), written.query_schema, limits.depth);
@@ -495,6 +627,7 @@ impl EventRules {
             gives_raw: event.raw,
             body,
             media_types,
+            takes_cloudevents,
             headers,
             limits,
             injection,
