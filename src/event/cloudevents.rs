@@ -26,7 +26,7 @@ use super::{
 
 /// How a request carries its event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ContentMode {
+pub(crate) enum ContentMode {
     /// Attributes in headers, data in the body.
     Binary,
     /// Both in the body.
@@ -56,11 +56,11 @@ pub(super) fn is_of_cloudevents(media_type: &str) -> bool {
 }
 
 /// Attributes by name, as text in canonical form, before any rule.
-pub(super) type Attributes = BTreeMap<String, String>;
+pub(crate) type Attributes = BTreeMap<String, String>;
 
 /// The attributes of one event, validated; `datacontenttype` is not among them, since it belongs to the data.
 #[derive(Debug, Clone, PartialEq, Eq, Validate)]
-pub(super) struct Envelope {
+pub(crate) struct Envelope {
     #[validate(required, custom(function = "is_version"))]
     specversion: Option<String>,
     #[validate(required, length(min = 1))]
@@ -202,7 +202,8 @@ fn is_absolute_uri(text: &str) -> Result<(), ValidationError> {
 }
 
 fn is_timestamp(text: &str) -> Result<(), ValidationError> {
-    ok_or(has_shape_of_timestamp(text) && text.parse::<jiff::Timestamp>().is_ok(), "format", "date-time")
+    let exists = || text.to_ascii_uppercase().parse::<jiff::Timestamp>().is_ok();
+    ok_or(has_shape_of_timestamp(text) && exists(), "format", "date-time")
 }
 
 /// The shape of RFC 3339 §5.6: ISO 8601 has many more, and a parser that is glad of them reads `time` differently from
@@ -228,7 +229,8 @@ fn has_shape_of_timestamp(text: &str) -> bool {
         }
         _ => rest,
     };
-    fits(SHAPE, seconds) && (fits(b"Z", zone) || fits(b"+00:00", zone))
+    fits(SHAPE, seconds)
+        && (fits(b"Z", zone) || (fits(b"+00:00", zone) && zone.get(1..3) < Some(b"24".as_slice())))
 }
 
 fn ok_or(holds: bool, keyword: &'static str, limit: &'static str) -> Result<(), ValidationError> {
@@ -242,7 +244,7 @@ fn ok_or(holds: bool, keyword: &'static str, limit: &'static str) -> Result<(), 
 fn broken(errors: &ValidationErrors, mode: ContentMode, violations: &mut Vec<Violation>) {
     for (field, kind) in errors.errors() {
         let ValidationErrorsKind::Field(found) = kind else { continue };
-        let name = if field == "kind" { "type" } else { field };
+        let name = if field == "kind" { "type" } else { &**field };
         // One that is there with a value of another type is told once.
         if violations.iter().any(|told| told.keyword == "type" && told.pointer == place(name, mode)) {
             continue;

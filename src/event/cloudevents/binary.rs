@@ -2,10 +2,8 @@
 
 use http::{HeaderMap, HeaderValue};
 
-use super::{
-    super::error::{Malformed, Part, Reason, shorten},
-    Attributes, PREFIX, settled,
-};
+use super::super::error::{Malformed, Part, Reason, shorten};
+use super::{Attributes, PREFIX, settled};
 
 /// Every `ce-*` header by its attribute's name, decoded.
 pub(crate) fn attributes(headers: &HeaderMap) -> Result<Attributes, Malformed> {

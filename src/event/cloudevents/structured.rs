@@ -4,13 +4,11 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::{
-    super::{
-        error::{EventError, Malformed, Part, Reason, Violation},
-        json::{self, Apart, Around, JsonLimits, Parsed},
-    },
-    Attributes, ContentMode, Envelope, place, repeat, settled,
+use super::super::{
+    error::{EventError, Malformed, Part, Reason, Violation},
+    json::{self, Apart, Around, JsonLimits, Parsed},
 };
+use super::{Attributes, ContentMode, Envelope, place, repeat, settled};
 
 /// An event in structured mode, its envelope validated, its data not yet.
 #[derive(Debug)]

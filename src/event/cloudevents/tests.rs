@@ -182,10 +182,10 @@ fn d13_each_rule_of_an_attribute_is_told_by_place_and_keyword_in_both_modes() {
         ("a_b", Some("x"), "/a_b propertyNames [a-z0-9]{1,20}", "ce-a_b propertyNames [a-z0-9]{1,20}"),
         ("", Some("x"), "/ propertyNames [a-z0-9]{1,20}", "ce- propertyNames [a-z0-9]{1,20}"),
         (
-            &long,
+            long.as_str(),
             Some("x"),
-            &format!("/{long} propertyNames [a-z0-9]{{1,20}}"),
-            &format!("ce-{long} propertyNames [a-z0-9]{{1,20}}"),
+            format!("/{long} propertyNames [a-z0-9]{{1,20}}").as_str(),
+            format!("ce-{long} propertyNames [a-z0-9]{{1,20}}").as_str(),
         ),
         (
             "id",
@@ -351,9 +351,9 @@ fn d13_data_is_validated_as_if_it_had_come_alone_and_told_by_its_place() {
         assert_eq!(told(structured(&rules, with(json!({"data": data})))), told_as, "{data}");
     }
     // The envelope has bounds of its own, and takes nothing from the data's.
-    let more = json!({"subject": "s".repeat(1_000), "a": 1, "b": 2, "c": 3, "d": 4, "data": {"list": [1, [], 3], "name": " Ada "}});
+    let more = json!({"subject": "s".repeat(1_000), "a": 1, "b": 2, "c": 3, "d": 4, "data": {"list": [1, "x", 3], "name": " Ada "}});
     let event = structured(&rules, with(more)).unwrap();
-    assert_eq!(event.body(), "{\"list\":[1,[],3],\"name\":\"Ada\"}");
+    assert_eq!(event.body(), "{\"list\":[1,\"x\",3],\"name\":\"Ada\"}");
     assert_eq!(event.content_type(), "application/json");
     let encoded = with(json!({"data": null, "data_base64": "e30=", "datacontenttype": "application/json"}));
     let encoded = encoded.replace("\"data\":null,", "");
@@ -443,9 +443,12 @@ fn any_event() -> impl Strategy<Value = (HeaderMap, Bytes)> {
         "\\PC{0,16}".prop_map(|text| ("text/plain", Bytes::from(text))),
         proptest::collection::vec(any::<u8>(), 0..24)
             .prop_map(|b| ("application/octet-stream", Bytes::from(b))),
-        "\\PC{0,16}".prop_map(|text| ("application/json", Value::from(text).to_string().into())),
+        "\\PC{0,16}".prop_map(|text| ("application/json", Bytes::from(Value::from(text).to_string()))),
         (any::<f64>(), any::<i32>(), "\\PC{0,8}").prop_map(|(x, n, name)| {
-            ("application/json", json!({"x": x, "n": [n, null, true], name: {"a": 1}}).to_string().into())
+            (
+                "application/json",
+                Bytes::from(json!({"x": x, "n": [n, null, true], name: {"a": 1}}).to_string()),
+            )
         }),
     ];
     let extensions = proptest::collection::btree_map("[a-z0-9]{1,20}", value, 0..5);
