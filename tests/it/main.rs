@@ -13,6 +13,7 @@ mod bound;
 mod browser;
 mod cli;
 mod client;
+mod cloudevents;
 mod compile;
 mod components;
 mod connections;
