@@ -222,7 +222,6 @@ async fn c05_c09_http2_requests_have_one_https_authority_and_a_method_for_us() {
         with(&[], &[("host", "localhost:8443")]),
         with(&[], &[("host", "localhost"), ("host", "localhost")]),
         with(&[(":scheme", "http")], &[]),
-        with(&[(":method", "TRACE")], &[]),
         with(&[], &[("http2-settings", "AAMAAABkAAQAAP__")]),
         with(&[], &[("expect", "200-ok")]),
     ] {
