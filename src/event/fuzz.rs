@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::{
-    BodyBounds, Event, EventError, EventRules, Written, cloudevents,
+    BodyBounds, Event, EventError, EventRules, Signal, Written, cloudevents,
     error::Part,
     graph::Graph,
     html, injection,
@@ -123,10 +123,22 @@ pub fn cloudevents(data: &[u8]) {
     }
 }
 
-/// All of an event that a function sees, but how many bytes it took.
-pub(super) fn seen(event: &Event) -> (&[(HeaderName, String)], &str, &[u8], Vec<(&str, &str)>) {
-    let signals = event.signals().iter().map(|s| (s.pointer.as_str(), s.kind.as_str())).collect();
-    (event.headers(), event.content_type(), event.body(), signals)
+/// All of an event that is the same in both content modes: all but the bytes that were received, and their number.
+#[derive(Debug, PartialEq)]
+pub(super) struct Seen<'a> {
+    headers: &'a [(HeaderName, String)],
+    content_type: &'a str,
+    body: &'a [u8],
+    signals: &'a [Signal],
+}
+
+pub(super) fn seen(event: &Event) -> Seen<'_> {
+    Seen {
+        headers: event.headers(),
+        content_type: event.content_type(),
+        body: event.body(),
+        signals: event.signals(),
+    }
 }
 
 /// An event through rules, without a connection.

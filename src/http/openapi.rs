@@ -167,7 +167,7 @@ fn structured_schema(function: &Function) -> Value {
     properties.insert("datacontenttype".into(), json!({ "type": "string" }));
     properties.insert("data_base64".into(), json!({ "type": "string", "contentEncoding": "base64" }));
     let is_json = |name: &&str| name.ends_with("/json") || name.ends_with("+json");
-    let data = match (types.iter().any(|t| is_json(&t)), types.iter().all(|t| is_json(&t))) {
+    let data = match (types.iter().any(is_json), types.iter().all(is_json)) {
         (true, true) => reference(base(function, EVENT)),
         (true, false) => json!({ "anyOf": [reference(base(function, EVENT)), { "type": "string" }] }),
         (false, _) => json!({ "type": "string" }),
