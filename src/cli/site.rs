@@ -1,6 +1,6 @@
 //! A site on the workbench: read and compiled as serving would, and served to nobody.
 
-use std::{io::Write, path::Path, sync::Arc};
+use std::{io::Write, path::Path, sync::Arc, time::SystemTime};
 
 use super::Failure;
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     sandbox::Sandbox,
     server::{key_fetch, sandbox_settings, token_cache_bytes},
     site::{Site, TenantSources, diagnostic::Diagnostic},
+    tls,
 };
 
 /// A site, compiled.
@@ -49,6 +50,9 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, Failure> {
             (None, faults)
         }
     };
+    let tls = &site.platform.config.tls;
+    let mut diagnostics = diagnostics;
+    diagnostics.extend(tls::check(dir, &tls.certificate, &tls.key, SystemTime::now()));
     Ok(Loaded { site, revision, diagnostics })
 }
 

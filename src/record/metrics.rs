@@ -253,16 +253,18 @@ impl Metrics {
         &self.connections
     }
 
-    /// When the certificate of this name expires; the names given before are forgotten at [`Metrics::revision`].
-    pub fn certificate(&self, name: &str, expires: SystemTime) {
-        let expires = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let label = CertificateLabel { certificate: name.to_owned() };
-        self.certificate_expiry.get_or_create(&label).set(signed(expires));
+    /// The certificates that are served, by name, and when each expires.
+    pub fn certificates<'a>(&self, all: impl IntoIterator<Item = (&'a str, SystemTime)>) {
+        self.certificate_expiry.clear();
+        for (name, expires) in all {
+            let expires = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            let label = CertificateLabel { certificate: name.to_owned() };
+            self.certificate_expiry.get_or_create(&label).set(signed(expires));
+        }
     }
 
-    /// Another revision serves; certificates are to be named anew.
+    /// Another revision serves.
     pub fn revision(&self, revision: &str) {
-        self.certificate_expiry.clear();
         self.revision.clear();
         self.revision.get_or_create(&RevisionLabel { revision: revision.to_owned() }).set(1);
     }
@@ -400,7 +402,7 @@ mod tests {
         metrics.audit(Stats { queue_depth: 0, failures: 5, head_seq: 10 });
         metrics.revision("r-1");
         metrics.revision("r-2");
-        metrics.certificate("default", SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000));
+        metrics.certificates([("default", SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000))]);
         metrics.site_faults([(None, 0), (Some(&acme), 2)]);
         let text = metrics.encode();
         let kept = |line: &&str| !line.starts_with('#') && !line.contains("_bucket") && !line.ends_with(" 0");

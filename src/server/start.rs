@@ -188,7 +188,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         Some(material) => (material.certificate.clone(), material.key.clone()),
         None => (options.site.join(&config.tls.certificate), options.site.join(&config.tls.key)),
     };
-    let certificates = Certificates::read(&certificate, &key)?;
+    let certificates = Certificates::read(&certificate, &key, Arc::clone(&metrics))?;
     let tls = tls::server_config(Arc::clone(&certificates))?;
     let audit_options = audit_options(&options.site, &config)?;
     let audit_dir = data.join("audit");

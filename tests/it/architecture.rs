@@ -32,6 +32,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rustls", &["tls", "server", "authn::fetch"]),
     ("tokio_rustls", &["tls", "server", "authn::fetch"]),
     ("reqwest", &["authn::fetch"]),
+    ("x509_parser", &["tls"]),
 ];
 
 #[test]

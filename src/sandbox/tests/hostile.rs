@@ -136,6 +136,12 @@ async fn f24_tables_count_as_memory() {
     let (result, usage) = met("grows-tables", b"{}", tight).await;
     assert!(matches!(result, Err(SandboxError::OutOfMemory(_))), "{result:?}");
     assert!(usage.peak_memory > 190 << 10 && usage.peak_memory <= 192 << 10, "{}", usage.peak_memory);
+
+    // With memory to spare it is the pool's slots that end it, and they are named as well.
+    let (result, usage) = met("grows-tables", b"{}", limits(|_| ())).await;
+    let told = "the function failed after it met its `table-elements` limit of 20000 (set by the platform)";
+    assert_eq!(message(result), told);
+    assert_eq!(usage.hits.iter().map(|hit| hit.name).collect::<Vec<_>>(), [LimitName::TableElements]);
 }
 
 #[tokio::test]
