@@ -6,6 +6,7 @@
 mod alarm;
 mod exchange;
 pub mod fuzz;
+mod greet;
 mod raw;
 mod start;
 
@@ -19,12 +20,12 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info, warn};
 
 pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
 use self::{
     exchange::{Exchanges, Late, ReplyBody},
+    greet::{Greeted, greet},
     raw::Raw,
 };
 use crate::{
@@ -54,7 +55,7 @@ pub struct Bounds {
 /// The data plane.
 pub struct Server {
     listener: TcpListener,
-    tls: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     gateway: Arc<Gateway>,
     bounds: Bounds,
 }
@@ -96,7 +97,7 @@ impl Server {
         gateway: Arc<Gateway>,
         bounds: Bounds,
     ) -> Self {
-        Self { listener, tls: TlsAcceptor::from(tls), gateway, bounds }
+        Self { listener, tls, gateway, bounds }
     }
 
     /// Where it listens.
@@ -146,7 +147,7 @@ impl Server {
 
 /// What every connection shares.
 struct Connection {
-    tls: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     gateway: Arc<Gateway>,
     bounds: Bounds,
     shutdown: Shutdown,
@@ -157,9 +158,9 @@ impl Connection {
         // Replies are written whole: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
         let _open = Open::new(self.gateway.metrics());
-        match timeout(self.bounds.handshake, self.tls.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                if let Err(error) = self.speak(stream, address).await {
+        match timeout(self.bounds.handshake, greet(stream, &self.gateway, &self.tls)).await {
+            Ok(Ok(greeted)) => {
+                if let Err(error) = self.speak(greeted, address).await {
                     if error.is_parse_too_large() {
                         self.gateway.metrics().unparsed("too_large");
                     } else if error.is_parse() {
@@ -174,7 +175,8 @@ impl Connection {
         drop(permit);
     }
 
-    async fn speak(&self, stream: TlsStream<TcpStream>, address: SocketAddr) -> hyper::Result<()> {
+    async fn speak(&self, greeted: Greeted, address: SocketAddr) -> hyper::Result<()> {
+        let Greeted { stream, server_name, host } = greeted;
         let (_, session) = stream.get_ref();
         let tls = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "1.3",
@@ -183,10 +185,10 @@ impl Connection {
         let http2 = session.alpn_protocol() == Some(b"h2");
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let certificate = leaf.map(|der| CertificateThumbprint::of(der));
-        let peer = Peer { client: address.ip().to_canonical(), tls, certificate };
+        let peer = Peer { client: address.ip().to_canonical(), tls, certificate, server_name, host };
         let exchanges = Exchanges::new();
         let service = service_fn(|request: hyper::Request<Incoming>| {
-            let gateway = Arc::clone(&self.gateway);
+            let (gateway, peer) = (Arc::clone(&self.gateway), peer.clone());
             let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
             let exchange = exchanges.begin();
             async move {

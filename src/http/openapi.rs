@@ -7,10 +7,18 @@ use crate::{
     event::property_at,
     id::TenantName,
     pipeline::{Function, Tenant},
+    site::origin::Origin,
 };
 
-/// The document; `server` is where callers reach the gateway.
-pub fn document(tenant: &Tenant, title: &str, server: &str) -> Value {
+/// The document; `server` is where callers reach the gateway, but for a tenant that has hosts of its own.
+pub fn document(tenant: &Tenant, title: &str, server: &Origin) -> Value {
+    let mut hosts: Vec<_> = tenant.hosts.iter().map(|host| server.at_host(host.name())).collect();
+    // At a host the path names the function, elsewhere first the tenant.
+    let prefix = if hosts.is_empty() { format!("/{}", tenant.name) } else { String::new() };
+    if hosts.is_empty() {
+        hosts.push(server.clone());
+    }
+    let servers: Vec<Value> = hosts.iter().map(|origin| json!({ "url": origin })).collect();
     let mut functions: Vec<_> = tenant.functions().collect();
     functions.sort_by(|a, b| a.id.cmp(&b.id));
     let (mut paths, mut schemas) = (Map::new(), Map::new());
@@ -23,16 +31,19 @@ pub fn document(tenant: &Tenant, title: &str, server: &str) -> Value {
         ];
         let named = of_function.into_iter().flatten().map(|(what, schema)| (name(function, what), schema));
         schemas.extend(named);
-        paths.insert(format!("/{}", function.id), path_item(&tenant.name, function, false));
+        paths.insert(format!("{prefix}/{}", function.id.function), path_item(&tenant.name, function, false));
         if function.events.takes_rest() {
-            paths.insert(format!("/{}/{{rest}}", function.id), path_item(&tenant.name, function, true));
+            paths.insert(
+                format!("{prefix}/{}/{{rest}}", function.id.function),
+                path_item(&tenant.name, function, true),
+            );
         }
     }
     json!({
         "openapi": "3.1.0",
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "info": { "title": title, "version": &*tenant.revision },
-        "servers": [{ "url": server }],
+        "servers": servers,
         "security": [{ "bearer": [] }],
         "paths": paths,
         "components": {

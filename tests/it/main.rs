@@ -8,6 +8,7 @@
 
 mod architecture;
 mod authenticate;
+mod authority;
 mod bound;
 mod browser;
 mod cli;
@@ -23,7 +24,9 @@ mod guest;
 mod hardening;
 mod heads;
 mod hostile;
+mod hosts;
 mod lints;
+mod mutual;
 mod operations;
 mod ops;
 mod oracle;
