@@ -18,8 +18,7 @@ pub(super) struct Openapi {
     /// The tenant
     #[arg(long, value_name = "T")]
     tenant: TenantName,
-    /// Where callers reach the gateway [default: `[server] origin`, or https://localhost:8443]; of a tenant's own hosts it
-    /// tells the port
+    /// Where callers reach the gateway [default: `[server] origin`, or https://localhost:8443]
     #[arg(long, value_name = "URL")]
     server: Option<Origin>,
 }
