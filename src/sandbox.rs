@@ -16,7 +16,10 @@ mod layout;
 mod limits;
 mod outcome;
 mod pool;
+mod posture;
+mod process;
 mod run;
+mod sealed;
 mod watch;
 mod world;
 
@@ -37,8 +40,14 @@ pub use engine::PoolLimits;
 pub use evidence::Outcome;
 pub use inspect::{Inspection, World, inspect};
 pub use layout::{Layout, LayoutError, LayoutLimits};
-pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy};
+pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy, TABLE_ELEMENTS};
 pub use outcome::{Overload, SandboxError, StartError, Usage};
+pub use posture::{Posture, posture, probe};
+pub use process::{
+    CompileLimits, CompilerCommand, ProcessError, Stop,
+    confine::{Confinement, Probe, Walls},
+    worker::{compile_component, probe_confinement},
+};
 pub use run::Runner;
 pub use world::Breach;
 
@@ -56,6 +65,10 @@ pub struct Settings {
     pub pool: PoolLimits,
     /// What is offered to the compiler.
     pub admission: AdmissionLimits,
+    /// What the compiler may use up for one component.
+    pub compile: CompileLimits,
+    /// The program that compiles.
+    pub compiler: CompilerCommand,
     /// Where artefacts are kept; without it they live as long as the process.
     pub data_dir: Option<PathBuf>,
     /// Threads for guests that compute.
@@ -71,6 +84,8 @@ impl Default for Settings {
         Self {
             pool: PoolLimits::default(),
             admission: AdmissionLimits::default(),
+            compile: CompileLimits::default(),
+            compiler: CompilerCommand::default(),
             data_dir: None,
             cpu_threads,
             cpu_queue: 32 * cpu_threads.get(),
@@ -105,13 +120,13 @@ impl Sandbox {
             cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
             instances: Gate::new(settings.pool.instances),
             _ticker: Ticker::start(&engine)?,
-            compiler: Compiler::new(engine, artefacts, settings.admission),
+            compiler: Compiler::new(engine, artefacts, settings),
         }))
     }
 
     /// Admits a component, binary or text; the same bytes are the same component for everyone.
     ///
-    /// Blocks while it compiles, which no limit can interrupt: call it from a thread that may wait. `origin` is where the bytes
+    /// Blocks while it compiles, up to the limit on the wall: call it from a thread that may wait. `origin` is where the bytes
     /// can be read again should the artefact store lose what it has.
     pub fn admit(&self, bytes: &[u8], origin: Option<&Path>) -> Result<Arc<Component>, AdmissionError> {
         self.compiler.admit(bytes, origin)

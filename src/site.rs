@@ -8,6 +8,7 @@
 //! Invariants: **Bounded** (files, sizes and counts have caps), **Closed** (what is missing is a fault, never a
 //! permission), **Alone** (no path that a tenant writes leads out of that tenant's folder).
 
+pub mod blocked;
 pub mod config;
 pub mod cors;
 pub mod dev;
@@ -17,6 +18,7 @@ pub mod fingerprint;
 pub mod host;
 pub mod limits;
 pub mod manifest;
+pub mod network;
 pub mod origin;
 pub mod parse;
 pub mod spread;

@@ -37,6 +37,8 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, Failure> {
         development: true,
         schemas: event::Schemas::default(),
     };
+    // What the site is called where nothing else is said: as `dev` would serve it.
+    builder.shared.listens_at(config.server.listen.port());
     let (revision, diagnostics) = match builder.build(&site, None) {
         Ok((revision, mut diagnostics)) => {
             let mut tenants: Vec<(&TenantName, &Diagnostic)> = revision.diagnostics().collect();
@@ -85,7 +87,7 @@ pub(super) fn load_policies(dir: &Path) -> Result<Policies, Failure> {
 }
 
 /// A directory without policies is more often a mistyped path than a site.
-fn require(dir: &Path) -> Result<(), Failure> {
+pub(super) fn require(dir: &Path) -> Result<(), Failure> {
     if dir.join("policies").is_dir() {
         return Ok(());
     }

@@ -34,7 +34,7 @@ pub enum EventError {
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// The event breaks the function's schema.
-    #[error("the event breaks the schema in {} places", errors.len())]
+    #[error("the event breaks the schema: {}", places(errors))]
     Invalid {
         /// At most 20, in the order in which they were found.
         errors: Vec<Violation>,
@@ -206,6 +206,22 @@ pub struct Violation {
     /// The schema's bound, where the keyword has one. Never the value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pointer, keyword, limit } = self;
+        write!(f, "`{keyword}`")?;
+        if let Some(limit) = limit {
+            write!(f, " ({limit})")?;
+        }
+        if pointer.is_empty() { f.write_str(" at the root") } else { write!(f, " at `{pointer}`") }
+    }
+}
+
+/// All of them in one line, for whoever reads records: where and by which rule, as the caller is told.
+pub(super) fn places(violations: &[Violation]) -> String {
+    violations.iter().map(Violation::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Most violations that are told.

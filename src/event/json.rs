@@ -44,7 +44,7 @@ pub struct Parsed {
     /// The value, its strings and names in normal form C.
     pub value: Value,
     /// Whether an integer is beyond ±(2^53 − 1): only a schema with wider bounds may have it (see
-    /// [`Plan`](super::plan::Plan)).
+    /// `Plan`(super::plan::Plan)).
     pub wide: bool,
 }
 

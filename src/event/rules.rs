@@ -36,12 +36,14 @@ pub struct BodyBounds {
     pub max_bytes: u64,
     /// Time for a body to arrive.
     pub time: Duration,
+    /// Bytes a second at which it must arrive after a grace, so that a place is not held by trickling.
+    pub min_rate: u64,
 }
 
 impl Default for BodyBounds {
     /// As long as the longest string of an event; 10 s let a phone on a poor line send that much.
     fn default() -> Self {
-        Self { max_bytes: 64 * 1024, time: Duration::from_secs(10) }
+        Self { max_bytes: 64 * 1024, time: Duration::from_secs(10), min_rate: 1024 }
     }
 }
 
@@ -241,7 +243,7 @@ impl EventRules {
         let headers = self.headers.pick(head.headers)?;
         let mut signals = Vec::new();
         let query = self.query(head.query.unwrap_or_default(), &mut signals)?;
-        let received = body.read(self.body.max_bytes, self.body.time).await?;
+        let received = body.read(self.body).await?;
         let content = match media_type {
             Some(media_type) => self.content(media_type, &received, &mut signals)?,
             None if received.is_empty() => Content::default(),

@@ -295,11 +295,7 @@ impl<'a> Fields<'a> {
         let value = trim(value);
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         match name.len() {
-            4 if is(b"host") => {
-                if self.host.replace(value).is_some() {
-                    return Err(BadHead::Host);
-                }
-            }
+            4 if is(b"host") && self.host.replace(value).is_some() => return Err(BadHead::Host),
             6 if is(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") => {
                 return Err(BadHead::Expectation);
             }
@@ -320,7 +316,8 @@ impl<'a> Fields<'a> {
                 }
             }
             17 if is(b"transfer-encoding") => {
-                if std::mem::replace(&mut self.chunked, true) || !value.eq_ignore_ascii_case(b"chunked") {
+                let again = std::mem::replace(&mut self.chunked, true);
+                if again || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(BadHead::Framing);
                 }
             }

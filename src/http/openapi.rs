@@ -39,17 +39,28 @@ pub fn document(tenant: &Tenant, title: &str, server: &Origin) -> Value {
             );
         }
     }
+    let mut schemes = Map::new();
+    for scheme in tenant.authenticator.schemes() {
+        let described = match scheme {
+            "DPoP" => json!({
+                "type": "http", "scheme": "DPoP", "bearerFormat": "JWT",
+                "description": "A token that is bound to a key, and in the header `DPoP` a proof of that key (RFC 9449)",
+            }),
+            _ => json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" }),
+        };
+        schemes.insert(scheme.to_lowercase(), described);
+    }
+    // Any one of them: which, the token's issuer says.
+    let security: Vec<Value> = schemes.keys().map(|scheme| json!({ scheme: [] })).collect();
     json!({
         "openapi": "3.1.0",
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "info": { "title": title, "version": &*tenant.revision },
         "servers": servers,
-        "security": [{ "bearer": [] }],
+        "security": security,
         "paths": paths,
         "components": {
-            "securitySchemes": {
-                "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" }
-            },
+            "securitySchemes": schemes,
             "schemas": schemas,
         },
     })

@@ -176,7 +176,7 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.code == Code::Unauthenticated {
             let challenge = match (&self.nonce, self.offered) {
-                (Some(_), _) => r#"DPoP realm="sandgate", error="use_dpop_nonce""#,
+                (Some(_), _) => r#"DPoP error="use_dpop_nonce""#,
                 (None, true) => r#"Bearer realm="sandgate", error="invalid_token""#,
                 (None, false) => r#"Bearer realm="sandgate""#,
             };
@@ -211,6 +211,8 @@ impl From<&Refusal> for Problem {
             Refusal::UnknownTenant(_) => Self::plain(Code::Unauthenticated),
             Refusal::FaultyTenant(_) | Refusal::Audit(_) => Self::plain(Code::Unavailable),
             Refusal::UnknownFunction(_) => Self::plain(Code::NotFound),
+            // As if policy said so: what is blocked, and why, is the operator's.
+            Refusal::Blocked { .. } => Self::plain(Code::Forbidden),
             Refusal::Authn(AuthnError::Proof(ProofError::Nonce { fresh })) => {
                 Self { nonce: Some(fresh.clone()), ..Self::plain(Code::Unauthenticated) }
             }

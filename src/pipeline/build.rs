@@ -19,7 +19,7 @@ use crate::{
     site::{
         FileIdentity, Folder, FunctionSources, NamedFile, Site, TenantSources,
         config::ServerConfig,
-        diagnostic::{Diagnostic, Source},
+        diagnostic::{Diagnostic, Source, with_causes},
         host::HostName,
         limits::Limits,
         manifest::{RawLimits, RawManifest},
@@ -240,7 +240,11 @@ impl Builder {
             query_schema: query.as_ref(),
             response_schema: response.as_ref(),
         };
-        let most = BodyBounds { max_bytes: limits.event.value.0, time: config.server.body_timeout.0 };
+        let most = BodyBounds {
+            max_bytes: limits.event.value.0,
+            time: config.server.body_timeout.0,
+            min_rate: config.server.min_rate.0,
+        };
         let (events, mut told) = EventRules::compile_among(written, most, &self.schemas);
         let (replies, of_replies) =
             ReplyRules::compile_among(written, limits.response.value.0, &self.schemas);
@@ -284,7 +288,7 @@ impl Builder {
         let bytes = file.bytes(around.config.sandbox.component)?;
         let origin = sources.dir().join(manifest.component.get_ref());
         let component = self.sandbox.admit(&bytes, Some(&origin)).map_err(|error| {
-            Diagnostic::fault(told_with_causes(&error))
+            Diagnostic::fault(with_causes(&error))
                 .at(&sources.toml, manifest.component.span())
                 .hint("`sandgate function inspect` shows what a component needs")
         })?;
@@ -385,17 +389,6 @@ pub fn known_names(sources: &TenantSources, raw: &crate::site::tenant::RawTenant
 fn stray(mut diagnostic: Diagnostic) -> Diagnostic {
     diagnostic.severity = crate::site::diagnostic::Severity::Warning;
     diagnostic
-}
-
-fn told_with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Enough of a fingerprint to tell revisions apart, short enough to read out.

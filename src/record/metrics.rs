@@ -28,6 +28,7 @@ pub struct Metrics {
     stages: [Histogram; Stage::ALL.len()],
     refusals: Family<CodeLabel, Counter>,
     unparsed: Family<KindLabel, Counter>,
+    turned_away: Family<KindLabel, Counter>,
     evaluation_errors: Family<TenantLabel, Counter>,
     caches: Family<CacheLabels, Counter>,
     audit_queue_depth: Gauge,
@@ -137,6 +138,7 @@ impl Metrics {
             stages,
             refusals: Family::default(),
             unparsed: Family::default(),
+            turned_away: Family::default(),
             evaluation_errors: Family::default(),
             caches: Family::default(),
             audit_queue_depth: Gauge::default(),
@@ -165,6 +167,11 @@ impl Metrics {
         registry.register_with_unit("stage", "Time that each stage took", seconds(), stage_seconds);
         registry.register("refusals", "Refusals by public code, of any request", self.refusals.clone());
         registry.register("unparsed", "Requests that never parsed, by kind", self.unparsed.clone());
+        registry.register(
+            "turned_away",
+            "Connections refused before their first request, or cut, by kind",
+            self.turned_away.clone(),
+        );
         registry.register(
             "policy_evaluation_errors",
             "Decisions denied because a policy failed to evaluate",
@@ -228,6 +235,11 @@ impl Metrics {
     /// A request never parsed; `kind` is a word of ours.
     pub fn unparsed(&self, kind: &'static str) {
         self.unparsed.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    /// A connection was refused before its first request, or cut; `kind` is a word of ours.
+    pub fn turned_away(&self, kind: &'static str) {
+        self.turned_away.get_or_create(&KindLabel { kind }).inc();
     }
 
     /// A decision was denied because a policy failed to evaluate.

@@ -1,12 +1,11 @@
 //! Compiled components at rest.
 //!
 //! An artefact is machine code: whoever can make us load one owns the process. So each is stored with an HMAC-SHA-256 over
-//! the digest of the component it came from, the compatibility hash of the engine that made it and the code itself,
-//! under a key that never leaves the data directory; and it is loaded from the copy in memory that was checked.
+//! the digest of the component it came from, the identity of the engine that made it and the code itself, under a key that
+//! never leaves the data directory; and it is loaded from the sealed copy in memory that was checked.
 
 use std::{
     fmt, fs,
-    hash::{Hash, Hasher},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -15,6 +14,8 @@ use std::{
 
 use aws_lc_rs::{constant_time, digest, hmac, rand};
 use wasmtime::{Engine, component::Component};
+
+use super::{engine, sealed::Sealed};
 
 /// SHA-256 of a component as its author gave it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,6 +80,36 @@ pub enum ArtefactError {
     },
 }
 
+/// Machine code of one component, sealed in memory.
+///
+/// Invariant: made by a compile process of ours, for an engine of ours; either just now, or by the store's HMAC.
+#[derive(Debug)]
+pub(super) struct Artefact(Sealed);
+
+impl Artefact {
+    /// What a compile process answered; nothing else may be given here.
+    pub(super) fn compiled(code: Sealed) -> Self {
+        Self(code)
+    }
+
+    /// Maps the code, and checks it against engine and pool. The mapping keeps the sealed file, which memories that begin as
+    /// copies of it share.
+    pub(super) fn load(&self, engine: &Engine) -> wasmtime::Result<Component> {
+        if !self.0.is_sealed() {
+            return Err(wasmtime::Error::msg("the artefact is not sealed"));
+        }
+        #[expect(unsafe_code, reason = "machine code can be loaded in no other way")]
+        // SAFETY: the file must hold what a compatible engine compiled, and must not change while it is mapped. The first is the
+        // type's invariant: the code is our compile process's, or the HMAC says that it was, whose key is readable by us alone and
+        // signs nothing else; the engine checks version, target and settings once more. The second are the seals, just checked:
+        // no process can write to the file or change its length any more, and the path names it and no other file while `self`
+        // holds its descriptor.
+        unsafe {
+            Component::deserialize_file(engine, self.0.path())
+        }
+    }
+}
+
 /// A folder of artefacts and the key to them.
 pub struct ArtefactStore {
     folder: PathBuf,
@@ -98,9 +129,8 @@ impl ArtefactStore {
         let folder = data_dir.join("artefacts");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &read_or_make_key(&data_dir.join("artefact.key"))?);
-        let mut compatibility = Sha256Hasher(digest::Context::new(&digest::SHA256));
-        engine.precompile_compatibility_hash().hash(&mut compatibility);
-        Ok(Self { folder, key, compatibility: compatibility.0.finish().into() })
+        let compatibility = Digest::of(engine::identity(engine).as_bytes());
+        Ok(Self { folder, key, compatibility })
     }
 
     /// Whether an artefact is there; whether it is any good is known when it is loaded.
@@ -108,34 +138,27 @@ impl ArtefactStore {
         self.path(of).is_file()
     }
 
-    /// Loads an artefact that this store wrote for this component and this engine.
-    pub(super) fn load(&self, of: &Digest, engine: &Engine) -> Result<Component, ArtefactError> {
+    /// An artefact that this store wrote for this component and this engine.
+    pub(super) fn load(&self, of: &Digest) -> Result<Artefact, ArtefactError> {
         let path = self.path(of);
-        let mut stored = Vec::new();
-        let file = fs::File::open(&path).map_err(at(&path))?;
-        file.take(MAX_ARTEFACT_BYTES).read_to_end(&mut stored).map_err(at(&path))?;
-        let (tag, artefact) = stored.split_at_checked(TAG_BYTES).ok_or(ArtefactError::NotAuthentic(*of))?;
-        constant_time::verify_slices_are_equal(self.tag(of, artefact).as_ref(), tag)
+        let mut file = fs::File::open(&path).map_err(at(&path))?;
+        let mut tag = [0; TAG_BYTES];
+        let not_authentic = |_| ArtefactError::NotAuthentic(*of);
+        file.read_exact(&mut tag).map_err(not_authentic)?;
+        let sealed = match Sealed::copy(file, MAX_ARTEFACT_BYTES) {
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(not_authentic(error)),
+            copied => copied.map_err(at(&path))?,
+        };
+        let expected = self.tag(of, &sealed).map_err(at(&path))?;
+        constant_time::verify_slices_are_equal(expected.as_ref(), &tag)
             .map_err(|_| ArtefactError::NotAuthentic(*of))?;
-        #[expect(unsafe_code, reason = "machine code can be loaded in no other way")]
-        // SAFETY: `deserialize` must be given bytes that `Component::serialize` of a compatible engine made. The HMAC just
-        // verified covers these very bytes in our own memory, which no other process can change; its key is readable by us
-        // alone and signs nothing but the output of `serialize` (`store` is the only signer). The engine's compatibility hash
-        // is under the HMAC too, and the engine checks version and settings once more.
-        let loaded = unsafe { Component::deserialize(engine, artefact) };
-        loaded.map_err(|e| ArtefactError::Unusable { digest: *of, reason: format!("{e:#}") })
+        Ok(Artefact(sealed))
     }
 
     /// Keeps what was compiled. The file appears whole or not at all; one that a crash tore fails its HMAC.
-    pub(super) fn store(&self, of: &Digest, component: &Component) -> Result<(), ArtefactError> {
+    pub(super) fn store(&self, of: &Digest, artefact: &Artefact) -> Result<(), ArtefactError> {
         let path = self.path(of);
-        let unusable = |e: wasmtime::Error| ArtefactError::Unusable { digest: *of, reason: format!("{e:#}") };
-        let artefact = component.serialize().map_err(unusable)?;
-        if artefact.len() as u64 + TAG_BYTES as u64 > MAX_ARTEFACT_BYTES {
-            let reason = format!("{} bytes are more than a store keeps", artefact.len());
-            return Err(ArtefactError::Unusable { digest: *of, reason });
-        }
-        let tag = self.tag(of, &artefact);
+        let tag = self.tag(of, &artefact.0).map_err(at(&path))?;
         let unique = path.with_extension(format!("{}.{}.new", std::process::id(), random_suffix()));
         let mut file = fs::OpenOptions::new()
             .write(true)
@@ -145,7 +168,7 @@ impl ArtefactStore {
             .map_err(at(&unique))?;
         let written = file
             .write_all(tag.as_ref())
-            .and_then(|()| file.write_all(&artefact))
+            .and_then(|()| artefact.0.write_to(&mut file))
             .and_then(|()| fs::rename(&unique, &path));
         if let Err(source) = written {
             // The error being reported says more than that of the clean-up would.
@@ -190,12 +213,16 @@ impl ArtefactStore {
     }
 
     /// Every part but the last has a fixed length, so no two messages read alike.
-    fn tag(&self, of: &Digest, artefact: &[u8]) -> hmac::Tag {
+    fn tag(&self, of: &Digest, artefact: &Sealed) -> io::Result<hmac::Tag> {
         let mut context = hmac::Context::with_key(&self.key);
-        for part in [DOMAIN, &of.0, &self.compatibility.0, artefact] {
+        for part in [DOMAIN, &of.0, &self.compatibility.0] {
             context.update(part);
         }
-        context.sign()
+        artefact.read(|piece| {
+            context.update(piece);
+            Ok(())
+        })?;
+        Ok(context.sign())
     }
 }
 
@@ -233,25 +260,12 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> ArtefactError {
     move |source| ArtefactError::Io { path: path.to_owned(), source }
 }
 
-/// The engine states its compatibility by feeding a hasher; SHA-256 makes of it what two engines share only if they agree.
-struct Sha256Hasher(digest::Context);
-
-impl Hasher for Sha256Hasher {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    fn finish(&self) -> u64 {
-        0
-    }
-}
-
 const DOMAIN: &[u8] = b"sandgate artefact 1\0";
 const KEY_BYTES: usize = 32;
 const TAG_BYTES: usize = 32;
 
 /// Machine code is 2 to 6 times its component, which is 32 MiB at most.
-const MAX_ARTEFACT_BYTES: u64 = 256 << 20;
+pub(super) const MAX_ARTEFACT_BYTES: u64 = 256 << 20;
 
 /// About 2 000 components of half a MiB, compiled.
 const MAX_STORE_BYTES: u64 = 4 << 30;
@@ -261,17 +275,19 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::sandbox::{PoolLimits, engine};
+    use crate::sandbox::{AdmissionLimits, CompileLimits, CompilerCommand, PoolLimits, process::Processes};
 
     const TEXT: &str = "(component (core module (func (export \"f\"))))";
 
     fn stored() -> (tempfile::TempDir, Engine, ArtefactStore, Digest) {
         let dir = tempfile::tempdir().unwrap();
-        let engine = engine::engine(&PoolLimits { instances: 1, ..PoolLimits::default() }).unwrap();
+        let pool = PoolLimits { instances: 1, ..PoolLimits::default() };
+        let engine = engine::engine(&pool).unwrap();
         let store = ArtefactStore::open(dir.path(), &engine).unwrap();
         let digest = Digest::of(TEXT.as_bytes());
-        let component = Component::new(&engine, wat::parse_str(TEXT).unwrap()).unwrap();
-        store.store(&digest, &component).unwrap();
+        let processes = Processes::new(CompilerCommand::default(), CompileLimits::default());
+        let compiled = processes.compile(TEXT.as_bytes(), &AdmissionLimits::default(), true).unwrap();
+        store.store(&digest, &compiled.artefact).unwrap();
         (dir, engine, store, digest)
     }
 
@@ -279,11 +295,11 @@ mod tests {
     fn f09_an_artefact_is_found_again_by_the_same_engine_only() {
         let (dir, engine, store, digest) = stored();
         assert!(store.holds(&digest));
-        store.load(&digest, &engine).unwrap();
+        store.load(&digest).unwrap().load(&engine).unwrap();
         let again = ArtefactStore::open(dir.path(), &engine).unwrap();
-        again.load(&digest, &engine).unwrap();
+        again.load(&digest).unwrap().load(&engine).unwrap();
 
-        let mut other = engine::config(&PoolLimits { instances: 1, ..PoolLimits::default() });
+        let mut other = engine::serving(&PoolLimits { instances: 1, ..PoolLimits::default() });
         other.epoch_interruption(false);
         let other = Engine::new(&other).unwrap();
         assert!(!ArtefactStore::open(dir.path(), &other).unwrap().holds(&digest));
@@ -291,7 +307,7 @@ mod tests {
 
     #[test]
     fn f09_f36_a_changed_artefact_is_refused_wherever_it_was_changed() {
-        let (_dir, engine, store, digest) = stored();
+        let (_dir, _engine, store, digest) = stored();
         let path = store.path(&digest);
         let good = fs::read(&path).unwrap();
         let step = good.len() / 97 + 1;
@@ -299,16 +315,16 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 1;
             fs::write(&path, &bad).unwrap();
-            assert!(matches!(store.load(&digest, &engine), Err(ArtefactError::NotAuthentic(_))), "{at}");
+            assert!(matches!(store.load(&digest), Err(ArtefactError::NotAuthentic(_))), "{at}");
         }
         for cut in [0, 1, 31, 32, 33, good.len() - 1] {
             fs::write(&path, &good[..cut]).unwrap();
-            assert!(matches!(store.load(&digest, &engine), Err(ArtefactError::NotAuthentic(_))), "{cut}");
+            assert!(matches!(store.load(&digest), Err(ArtefactError::NotAuthentic(_))), "{cut}");
         }
         fs::write(&path, [good.as_slice(), b"x"].concat()).unwrap();
-        assert!(matches!(store.load(&digest, &engine), Err(ArtefactError::NotAuthentic(_))));
+        assert!(matches!(store.load(&digest), Err(ArtefactError::NotAuthentic(_))));
         fs::write(&path, &good).unwrap();
-        store.load(&digest, &engine).unwrap();
+        store.load(&digest).unwrap();
     }
 
     #[test]
@@ -316,11 +332,11 @@ mod tests {
         let (dir, engine, store, digest) = stored();
         let other = Digest::of(b"another component");
         fs::copy(store.path(&digest), store.path(&other)).unwrap();
-        assert!(matches!(store.load(&other, &engine), Err(ArtefactError::NotAuthentic(_))));
+        assert!(matches!(store.load(&other), Err(ArtefactError::NotAuthentic(_))));
 
         fs::remove_file(dir.path().join("artefact.key")).unwrap();
         let rekeyed = ArtefactStore::open(dir.path(), &engine).unwrap();
-        assert!(matches!(rekeyed.load(&digest, &engine), Err(ArtefactError::NotAuthentic(_))));
+        assert!(matches!(rekeyed.load(&digest), Err(ArtefactError::NotAuthentic(_))));
     }
 
     #[test]

@@ -17,8 +17,10 @@ use wasmtime::{
 };
 
 use super::{
+    Settings,
     artefact::{ArtefactError, ArtefactStore, Digest},
-    layout::{self, LayoutError, LayoutLimits},
+    layout::{LayoutError, LayoutLimits},
+    process::{ProcessError, Processes, Stop, wire::Compiled},
     run::State,
     world::{self, FunctionPre, HANDLER},
 };
@@ -37,6 +39,18 @@ pub struct AdmissionLimits {
 impl Default for AdmissionLimits {
     fn default() -> Self {
         Self { binary_bytes: 32 << 20, text_bytes: 1 << 20, layout: LayoutLimits::default() }
+    }
+}
+
+impl AdmissionLimits {
+    /// Whether these bytes are few enough for their form to be offered at all.
+    pub(super) fn check_size(&self, component: &[u8]) -> Result<(), AdmissionError> {
+        let is_text = !component.starts_with(b"\0asm");
+        let (form, limit) = if is_text { ("text", self.text_bytes) } else { ("binary", self.binary_bytes) };
+        match component.len() {
+            bytes if bytes > limit => Err(AdmissionError::TooLarge { form, bytes, limit }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -68,6 +82,12 @@ pub enum AdmissionError {
         /// The compiler's words.
         reason: String,
     },
+    /// Too much for the compiler.
+    #[error("the compiler was stopped {0}")]
+    Stopped(Stop),
+    /// The compiler could not be asked.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     /// An import that nothing was declared for.
     #[error("the component imports `{import}`, which its manifest does not declare")]
     Import {
@@ -96,6 +116,12 @@ pub enum AdmissionError {
         #[source]
         source: Option<ArtefactError>,
     },
+}
+
+impl AdmissionError {
+    pub(super) fn invalid(error: wasmtime::Error) -> Self {
+        Self::Invalid { reason: printable(&format!("{error:#}")) }
+    }
 }
 
 /// A component that was admitted. Loaded when it is first called.
@@ -140,8 +166,7 @@ impl Component {
     /// Loads the component unless it is loaded. Blocks: reads files, and compiles if the store lost the artefact.
     pub(super) fn load(&self) -> Result<&Loaded, AdmissionError> {
         self.load_or(|| {
-            let stored = self.compiler.artefacts.as_ref().map(|store| store.load(&self.digest, self.engine()));
-            let source = match stored {
+            let source = match self.stored() {
                 Some(Ok(component)) => return self.compiler.link(&component),
                 Some(Err(error)) => Some(error),
                 None => None,
@@ -159,6 +184,16 @@ impl Component {
             }
             self.compiler.compile(&self.digest, &bytes)
         })
+    }
+
+    /// What the store has of it.
+    fn stored(&self) -> Option<Result<component::Component, ArtefactError>> {
+        let store = self.compiler.artefacts.as_ref()?;
+        let unusable = |e: wasmtime::Error| ArtefactError::Unusable {
+            digest: self.digest,
+            reason: printable(&format!("{e:#}")),
+        };
+        Some(store.load(&self.digest).and_then(|artefact| artefact.load(self.engine()).map_err(unusable)))
     }
 
     fn load_or(
@@ -181,6 +216,8 @@ pub(super) struct Compiler {
     linker: Linker<State>,
     artefacts: Option<ArtefactStore>,
     limits: AdmissionLimits,
+    processes: Processes,
+    copy_on_write: bool,
     known: Mutex<Known>,
 }
 
@@ -192,13 +229,19 @@ struct Known {
 }
 
 impl Compiler {
-    pub(super) fn new(
-        engine: Engine,
-        artefacts: Option<ArtefactStore>,
-        limits: AdmissionLimits,
-    ) -> Arc<Self> {
+    pub(super) fn new(engine: Engine, artefacts: Option<ArtefactStore>, settings: &Settings) -> Arc<Self> {
         let linker = Linker::new(&engine);
-        Arc::new(Self { engine, linker, artefacts, limits, known: Mutex::default() })
+        let processes = Processes::new(settings.compiler.clone(), settings.compile);
+        let (limits, copy_on_write) = (settings.admission, settings.pool.copy_on_write);
+        Arc::new(Self {
+            engine,
+            linker,
+            artefacts,
+            limits,
+            processes,
+            copy_on_write,
+            known: Mutex::default(),
+        })
     }
 
     /// Admits a component, binary or text. Blocks for as long as compiling takes, unless its artefact is in the store.
@@ -237,11 +280,12 @@ impl Compiler {
     }
 
     fn compile(&self, digest: &Digest, bytes: &[u8]) -> Result<Loaded, AdmissionError> {
-        let (component, _) = translate(&self.engine, bytes, &self.limits)?;
+        let Compiled { artefact, .. } = self.processes.compile(bytes, &self.limits, self.copy_on_write)?;
+        let component = artefact.load(&self.engine).map_err(AdmissionError::invalid)?;
         let loaded = self.link(&component)?;
         if let Some(store) = &self.artefacts {
             // The component runs without it; the next start compiles again.
-            if let Err(error) = store.store(digest, &component) {
+            if let Err(error) = store.store(digest, &artefact) {
                 tracing::warn!(component.digest = %digest, error = %error, "an artefact was not stored");
             }
         }
@@ -257,29 +301,9 @@ impl Compiler {
         let handler = ty.get_export(&self.engine, HANDLER).ok_or(AdmissionError::NoHandler)?;
         world::check_handler(&self.engine, &ty, &handler.ty)
             .map_err(|reason| AdmissionError::HandlerType { reason: printable(&reason) })?;
-        let invalid = |e: wasmtime::Error| AdmissionError::Invalid { reason: printable(&format!("{e:#}")) };
-        let pre = self.linker.instantiate_pre(component).map_err(invalid)?;
-        Ok(Loaded { pre: FunctionPre::new(pre).map_err(invalid)? })
+        let pre = self.linker.instantiate_pre(component).map_err(AdmissionError::invalid)?;
+        Ok(Loaded { pre: FunctionPre::new(pre).map_err(AdmissionError::invalid)? })
     }
-}
-
-/// Parses, bounds and compiles.
-pub(super) fn translate(
-    engine: &Engine,
-    bytes: &[u8],
-    limits: &AdmissionLimits,
-) -> Result<(component::Component, layout::Layout), AdmissionError> {
-    let is_text = !bytes.starts_with(b"\0asm");
-    let (form, limit) = if is_text { ("text", limits.text_bytes) } else { ("binary", limits.binary_bytes) };
-    if bytes.len() > limit {
-        return Err(AdmissionError::TooLarge { form, bytes: bytes.len(), limit });
-    }
-    let binary =
-        wat::parse_bytes(bytes).map_err(|e| AdmissionError::Text { message: printable(&e.to_string()) })?;
-    let counted = layout::measure(&binary, &limits.layout)?;
-    let component = component::Component::from_binary(engine, &binary)
-        .map_err(|e| AdmissionError::Invalid { reason: printable(&format!("{e:#}")) })?;
-    Ok((component, counted))
 }
 
 /// Text that may quote a component: bounded, and without what a terminal would obey (F35). Lines stay lines.

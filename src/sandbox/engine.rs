@@ -12,6 +12,9 @@ use wasmtime::{
 
 use super::{StartError, limits::TABLE_ELEMENTS};
 
+/// Of the engine: the same as in Cargo.lock, or the tests fail.
+pub(super) const VERSION: &str = "48.0.8";
+
 /// How often guests look up, in milliseconds.
 ///
 /// A budget is noticed at most one tick late (two with an unlucky phase), so it must be small against the smallest CPU
@@ -132,14 +135,28 @@ impl PoolLimits {
     }
 }
 
-/// The engine's configuration.
-pub(super) fn config(pool: &PoolLimits) -> Config {
+/// The configuration of the engine that serves. It has no compiler: what is not machine code yet, it cannot run.
+pub(super) fn serving(pool: &PoolLimits) -> Config {
+    let mut config = common(pool.copy_on_write);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool.allocation()));
+    config.enable_compiler(false);
+    config
+}
+
+/// The configuration of the engine that compiles, in a process that runs no guest.
+pub(super) fn compiling(copy_on_write: bool) -> Config {
+    let mut config = common(copy_on_write);
+    // Cranelift alone (F7); a pool would only reserve address space.
+    config.strategy(Strategy::Cranelift).cranelift_opt_level(OptLevel::Speed);
+    config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    config
+}
+
+/// What code and engine must agree on.
+fn common(copy_on_write: bool) -> Config {
     let mut config = Config::new();
     config
-        .strategy(Strategy::Cranelift)
-        .cranelift_opt_level(OptLevel::Speed)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool.allocation()))
-        .memory_init_cow(pool.copy_on_write)
+        .memory_init_cow(copy_on_write)
         .epoch_interruption(true)
         // Fuel is neither brake nor meter here: its accounting was wrong three times in one autumn.
         .consume_fuel(false)
@@ -156,9 +173,27 @@ pub(super) fn config(pool: &PoolLimits) -> Config {
     config
 }
 
+/// Names the engine's version and those of its settings that its code depends on. Artefacts are kept under it; what decides
+/// whether one is taken is the engine, which compares all of them, and the processor's features, once more.
+pub(super) fn identity(engine: &Engine) -> String {
+    format!(
+        "wasmtime {VERSION} {} features {:x} epochs {} fuel {} traps {} cow {} reserved {} guard {} {} concurrency {}",
+        std::env::consts::ARCH,
+        engine.get_wasm_features().bits(),
+        engine.get_epoch_interruption(),
+        engine.get_consume_fuel(),
+        engine.get_signals_based_traps(),
+        engine.get_memory_init_cow(),
+        engine.get_memory_reservation(),
+        engine.get_memory_guard_size(),
+        engine.get_guard_before_linear_memory(),
+        engine.get_concurrency_support(),
+    )
+}
+
 /// Builds the engine.
 pub(super) fn engine(pool: &PoolLimits) -> Result<Engine, StartError> {
-    Engine::new(&config(pool)).map_err(|e| StartError::Engine { reason: format!("{e:#}") })
+    Engine::new(&serving(pool)).map_err(|e| StartError::Engine { reason: format!("{e:#}") })
 }
 
 /// The thread that lets guests look up: one for the engine, of its own, so that neither a guest nor a busy runtime can

@@ -5,9 +5,10 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{
-    AdmissionError, AdmissionLimits, Digest, Layout, PoolLimits,
-    compile::{printable, translate},
+    AdmissionError, AdmissionLimits, CompileLimits, CompilerCommand, Digest, Layout, PoolLimits,
+    compile::printable,
     engine,
+    process::{Processes, wire::Compiled},
     world::HANDLER,
 };
 
@@ -54,7 +55,10 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, AdmissionError> {
     let pool = PoolLimits { instances: 1, ..PoolLimits::default() };
     let engine =
         engine::engine(&pool).map_err(|e| AdmissionError::Invalid { reason: printable(&e.to_string()) })?;
-    let (component, layout) = translate(&engine, bytes, &AdmissionLimits::default())?;
+    let processes = Processes::new(CompilerCommand::default(), CompileLimits::default());
+    let Compiled { artefact, layout } =
+        processes.compile(bytes, &AdmissionLimits::default(), pool.copy_on_write)?;
+    let component = artefact.load(&engine).map_err(AdmissionError::invalid)?;
     let ty = component.component_type();
     let imports: Vec<String> = ty.imports(&engine).map(|(name, _)| printable(name)).collect();
     let exports: Vec<String> = ty.exports(&engine).map(|(name, _)| printable(name)).collect();

@@ -3,10 +3,12 @@
 //! Compiling takes time that grows with what is in a component and cannot be interrupted, so the counts that drive it
 //! are bounded first. This reads section headers only; whether the rest is well formed is the compiler's to say.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 /// What was counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Core modules.
     pub core_modules: u32,
@@ -19,7 +21,7 @@ pub struct Layout {
 }
 
 /// Upper bounds for what a component may contain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayoutLimits {
     /// Core modules: bindings generators make up to four.
     pub core_modules: u32,
@@ -38,11 +40,11 @@ impl Default for LayoutLimits {
 }
 
 /// Why a component is not even offered to the compiler.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum LayoutError {
     /// A core module or something else.
     #[error("{0}")]
-    NotAComponent(&'static str),
+    NotAComponent(Cow<'static, str>),
     /// Cut off, or lengths that do not add up.
     #[error("the component is malformed near byte {offset}")]
     Malformed {
@@ -53,7 +55,7 @@ pub enum LayoutError {
     #[error("{count} {what}, of {limit} allowed")]
     TooMany {
         /// Of what.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// How many, or so many at least.
         count: u32,
         /// Of how many.
@@ -67,9 +69,12 @@ pub(super) fn measure(binary: &[u8], limits: &LayoutLimits) -> Result<Layout, La
         Some(COMPONENT) => {}
         Some(MODULE) => {
             let hint = "this is a core module: make a component of it (`wasm-tools component new`)";
-            return Err(LayoutError::NotAComponent(hint));
+            return Err(LayoutError::NotAComponent(hint.into()));
         }
-        _ => return Err(LayoutError::NotAComponent("this is neither a binary component nor component text")),
+        _ => {
+            let told = "this is neither a binary component nor component text";
+            return Err(LayoutError::NotAComponent(told.into()));
+        }
     }
     let mut counted = Layout::default();
     let mut reader = Reader { bytes: binary, offset: 8 };
@@ -91,7 +96,11 @@ impl<'a> Reader<'a> {
         depth: u32,
     ) -> Result<(), LayoutError> {
         if depth > MAX_DEPTH {
-            return Err(LayoutError::TooMany { what: "levels of nesting", count: depth, limit: MAX_DEPTH });
+            return Err(LayoutError::TooMany {
+                what: "levels of nesting".into(),
+                count: depth,
+                limit: MAX_DEPTH,
+            });
         }
         while let Some((id, mut section)) = self.section()? {
             match id {
@@ -122,7 +131,7 @@ impl<'a> Reader<'a> {
                 let size = section.number()?;
                 if size > limits.function_bytes {
                     let (what, limit) = ("bytes in one function", limits.function_bytes);
-                    return Err(LayoutError::TooMany { what, count: size, limit });
+                    return Err(LayoutError::TooMany { what: what.into(), count: size, limit });
                 }
                 counted.largest_function = counted.largest_function.max(size);
                 section.take(size)?;
@@ -180,7 +189,7 @@ impl<'a> Reader<'a> {
 fn more(counted: &mut u32, by: u32, what: &'static str, limit: u32) -> Result<(), LayoutError> {
     *counted = counted.saturating_add(by);
     if *counted > limit {
-        return Err(LayoutError::TooMany { what, count: *counted, limit });
+        return Err(LayoutError::TooMany { what: what.into(), count: *counted, limit });
     }
     Ok(())
 }

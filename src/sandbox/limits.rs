@@ -208,7 +208,7 @@ impl ResourceLimiter for Meter {
 
 /// Most elements of one table: 160 KB. A table holds the functions that are called by pointer, of which large programs
 /// have some thousands.
-pub(super) const TABLE_ELEMENTS: u32 = 20_000;
+pub const TABLE_ELEMENTS: u32 = 20_000;
 
 /// One pointer: what a table costs for each element.
 const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();

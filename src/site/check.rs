@@ -19,13 +19,15 @@ use super::{
 use crate::id::FunctionName;
 
 /// The platform's own settings against each other.
-pub(super) fn config(config: &ServerConfig) -> Vec<Diagnostic> {
+pub(super) fn config(source: &Source, config: &ServerConfig) -> Vec<Diagnostic> {
     let mut told = Vec::new();
     let server = &config.server;
     if server.listen == server.ops_listen && server.listen.port() != 0 {
         let message = format!("`server.listen` and `server.ops-listen` are both {}", server.listen);
         told.push(
-            Diagnostic::fault(message).hint("the ops listener is plain HTTP and needs an address of its own"),
+            Diagnostic::fault(message)
+                .in_file(source)
+                .hint("the ops listener is plain HTTP and needs an address of its own"),
         );
     }
     let (usual, most) = (&config.defaults, &config.limits);
@@ -33,7 +35,7 @@ pub(super) fn config(config: &ServerConfig) -> Vec<Diagnostic> {
         if is_above {
             let message =
                 format!("`defaults.{name}` is {usual}, but the ceiling `limits.{name}` of {most} holds");
-            told.push(Diagnostic::warning(message));
+            told.push(Diagnostic::warning(message).in_file(source));
         }
     };
     above("cpu", usual.cpu.to_string(), most.cpu.to_string(), usual.cpu > most.cpu);

@@ -1,7 +1,7 @@
 //! TOML into structs, with every fault at its place.
 //!
 //! `serde` stops at the first fault, and an author wants them all. So after a failure the offending key is taken out
-//! of the parsed document and the rest is tried again, [`MAX_FAULTS`] times at most.
+//! of the parsed document and the rest is tried again, `MAX_FAULTS` times at most.
 
 use std::{fmt::Write as _, ops::Range};
 

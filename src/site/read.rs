@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{
-    PlatformSources, Site, TenantSources, check,
+    PlatformSources, Site, TenantSources,
+    blocked::Blocked,
+    check,
     config::ServerConfig,
     diagnostic::{Diagnostic, Source},
     files::{Entry, Folder, stamp_anywhere},
@@ -131,13 +133,17 @@ pub(super) fn platform(dir: &Path) -> PlatformSources {
         Ok(Some(source)) => {
             hasher.part(&*source.text);
             match parse_validated(&source) {
-                Ok(read) => config = read,
+                Ok(read) => {
+                    diagnostics.extend(check::config(&source, &read));
+                    config = read;
+                }
                 Err(faults) => diagnostics.extend(faults),
             }
         }
         Err(fault) => diagnostics.push(fault),
     }
-    diagnostics.extend(check::config(&config));
+    // What is blocked is put in force apart from this; here a faulty list is told with all else.
+    diagnostics.extend(Blocked::read(dir).err().map(|error| error.diagnostic()));
     let mut policy = |path: &str, what: &str| {
         let source = operator_file(dir, path, MAX_CEDAR).and_then(|source| {
             let missing = || Diagnostic::fault(format!("this file is missing: {what}"));

@@ -25,7 +25,12 @@ use super::{
 };
 use crate::{
     id::TenantName,
-    site::{Site, TenantSources, diagnostic::Diagnostic, host::HostName, tenant::RawTenant},
+    site::{
+        Site, TenantSources,
+        diagnostic::{Diagnostic, with_causes},
+        host::HostName,
+        tenant::RawTenant,
+    },
 };
 
 /// A host in force: what a handshake by its name needs.
@@ -280,16 +285,6 @@ fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
     // SHA-256 has 32 bytes.
     bytes.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
     bytes
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ fn judge(module: &[String], path: &[String]) -> Option<String> {
     let place = module.join("::");
     let inside =
         |door: &&str| place == **door || place.strip_prefix(*door).is_some_and(|rest| rest.starts_with("::"));
-    (!doors.iter().any(|door| inside(&door))).then(|| format!("`{written}` belongs to {doors:?}"))
+    (!doors.iter().any(inside)).then(|| format!("`{written}` belongs to {doors:?}"))
 }
 
 /// A path of this crate, from its root: `crate`, `self` and `super` resolved.

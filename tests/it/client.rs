@@ -58,6 +58,8 @@ pub(crate) struct Client {
     roots: Arc<rustls::RootCertStore>,
     /// Chain and key, as PEM.
     identity: Option<(String, String)>,
+    /// Sent before the TLS handshake: what a balancer would say.
+    prelude: Vec<u8>,
 }
 
 /// A reply, read whole.
@@ -96,7 +98,14 @@ impl Client {
         use rustls::pki_types::pem::PemObject;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
-        Self { address, from: None, name: "localhost".to_owned(), roots: Arc::new(roots), identity: None }
+        Self {
+            address,
+            from: None,
+            name: "localhost".to_owned(),
+            roots: Arc::new(roots),
+            identity: None,
+            prelude: Vec::new(),
+        }
     }
 
     /// The same client, asking for another name.
@@ -115,6 +124,10 @@ impl Client {
         let mut roots = (*self.roots).clone();
         roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
         Self { roots: Arc::new(roots), ..self.clone() }
+    }
+
+    pub(crate) fn prelude(&self, bytes: Vec<u8>) -> Self {
+        Self { prelude: bytes, ..self.clone() }
     }
 
     /// The same client at another address: all of 127.0.0.0/8 is this machine.
@@ -153,7 +166,8 @@ impl Client {
         &self,
         config: Arc<rustls::ClientConfig>,
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let stream = self.tcp().await?;
+        let mut stream = self.tcp().await?;
+        stream.write_all(&self.prelude).await?;
         TlsConnector::from(config).connect(ServerName::try_from(self.name.clone()).unwrap(), stream).await
     }
 

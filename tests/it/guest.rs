@@ -13,3 +13,8 @@ pub(crate) fn guest(name: &str) -> String {
 pub(crate) fn echo() -> String {
     guest("echo")
 }
+
+/// This program has no `compile-component`; the one that is tested has.
+pub(crate) fn compiled_by_sandgate() {
+    sandgate::sandbox::CompilerCommand::set_default(env!("CARGO_BIN_EXE_sandgate"));
+}

@@ -9,11 +9,14 @@
 mod architecture;
 mod authenticate;
 mod authority;
+mod blocked;
 mod bound;
 mod browser;
 mod cli;
 mod client;
+mod compile;
 mod components;
+mod connections;
 mod drain;
 mod events;
 mod evidence;

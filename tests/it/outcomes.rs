@@ -146,6 +146,8 @@ async fn provoke(world: &Live) -> Vec<(&'static str, Reply)> {
         ("out of CPU time", octets("burns").send().await),
         ("out of time on the wall", octets("lingers").send().await),
     ];
+    // What is told to be out of time may still be about to stop.
+    eventually("all others are gone", || async { world.metric("sandgate_pool_in_use 0") }).await;
     let (client, version, request) = octets("endless").finish();
     let call = tokio::spawn(async move { client.try_send(version, request).await });
     let runs = || async { world.metric("sandgate_pool_in_use 1") };

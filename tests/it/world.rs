@@ -48,6 +48,7 @@ pub(crate) struct Live {
 impl World {
     /// The platform's own schema and guardrails, and no tenant.
     pub(crate) fn new() -> Self {
+        crate::guest::compiled_by_sandgate();
         let dir = tempfile::tempdir().unwrap();
         let world = Self { dir, keys: BTreeMap::new() };
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");

@@ -322,3 +322,8 @@ pub(super) fn later(seconds: u64) -> SystemTime {
 pub(super) fn encode(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(text)
 }
+
+/// What a caller shares, to compare.
+pub(super) fn texts(shared: &[std::sync::Arc<str>]) -> Vec<String> {
+    shared.iter().map(ToString::to_string).collect()
+}

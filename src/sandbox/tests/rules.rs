@@ -12,6 +12,7 @@ fn f01_the_engine_is_a_current_release_of_a_long_term_line() {
         .find(|package| package["name"].as_str() == Some("wasmtime"))
         .and_then(|package| package["version"].as_str())
         .unwrap();
+    assert_eq!(version, engine::VERSION);
     let parts: Vec<u32> = version.split('.').map(|part| part.parse().unwrap()).collect();
     assert!(parts[0].is_multiple_of(12), "{version} is not of a long-term line");
     assert!(parts >= vec![48, 0, 8], "{version} has known advisories");
@@ -38,7 +39,9 @@ fn f13_f18_f32_f33_the_engine_is_set_as_stated() {
     assert!(config.get_epoch_interruption() && !config.get_consume_fuel());
     assert!(!config.get_concurrency_support() && !config.get_shared_memory());
     assert_eq!(config.get_max_wasm_stack(), 512 << 10);
-    assert!(config.get_cranelift_flags_set().all(|(name, _)| !name.contains("spectre")));
+    let compiling = wasmtime::Engine::new(&engine::compiling(pool.copy_on_write)).unwrap();
+    assert!(compiling.get_cranelift_flags_set().all(|(name, _)| !name.contains("spectre")));
+    assert_eq!(engine::identity(&compiling), engine::identity(&config));
     let held = config.get_pooling_config().unwrap();
     assert_eq!(held.get_total_component_instances(), pool.instances);
     assert_eq!(held.get_total_memories(), pool.instances * pool.memories_per_component);
@@ -46,6 +49,15 @@ fn f13_f18_f32_f33_the_engine_is_set_as_stated() {
     assert_eq!(held.get_total_core_instances(), pool.instances * pool.core_instances_per_component);
     assert_eq!(held.get_max_memory_size(), pool.max_memory_bytes);
     assert_eq!(held.get_max_memories_per_module(), 1);
+}
+
+#[test]
+fn f08_the_engine_that_serves_has_no_compiler() {
+    let component = wat::parse_str(HELLO).unwrap();
+    let serving = engine::engine(&PoolLimits { instances: 1, ..PoolLimits::default() }).unwrap();
+    let refused = serving.precompile_component(&component).unwrap_err().to_string();
+    assert_eq!(refused, "Engine was not configured with a compiler");
+    assert!(wasmtime::component::Component::new(&serving, &component).is_err());
 }
 
 /// Starts an invocation that stays in flight until the future is dropped: its first poll uses up its slice and queues it.
