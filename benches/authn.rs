@@ -129,6 +129,7 @@ fn received(token: &str, proof: Option<&str>) -> Received<()> {
             client: Ipv4Addr::LOCALHOST.into(),
             tls: "1.3",
             client_certificate: None,
+            host: None,
             path: "/acme/echo".to_owned(),
             now: SystemTime::now(),
         },

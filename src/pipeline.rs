@@ -59,6 +59,9 @@ impl Gateway {
     ) -> Arc<Self> {
         metrics.revision(revision.id());
         count_faults(&metrics, &revision, &[]);
+        for host in revision.hosts() {
+            metrics.certificate(host.name().as_str(), Some(host.expires()));
+        }
         Arc::new(Self {
             revision: ArcSwap::from(revision),
             audit,
@@ -110,7 +113,13 @@ impl Gateway {
     pub fn swap(&self, revision: Arc<Revision>) {
         self.metrics.revision(revision.id());
         count_faults(&self.metrics, &revision, &[]);
-        self.revision.store(revision);
+        let before = self.revision.swap(Arc::clone(&revision));
+        for gone in before.hosts().filter(|host| revision.host(host.name().as_str()).is_none()) {
+            self.metrics.certificate(gone.name().as_str(), None);
+        }
+        for host in revision.hosts() {
+            self.metrics.certificate(host.name().as_str(), Some(host.expires()));
+        }
         self.platform_faults.store(Arc::default());
     }
 

@@ -10,6 +10,7 @@ mod clients;
 mod exchange;
 mod frames;
 pub mod fuzz;
+mod greet;
 mod pace;
 mod proxy;
 mod raw;
@@ -31,7 +32,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info, warn};
 
 pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
@@ -39,6 +39,7 @@ use self::{
     clients::{Clients, Full, Place},
     exchange::{Exchanges, Late, ReplyBody},
     frames::{Flood, Frames},
+    greet::{Greeted, greet},
     pace::Paced,
     proxy::ProxyError,
     raw::Raw,
@@ -79,7 +80,7 @@ pub struct Bounds {
 /// The data plane.
 pub struct Server {
     listener: TcpListener,
-    tls: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     gateway: Arc<Gateway>,
     bounds: Bounds,
     proxies: Vec<Network>,
@@ -123,7 +124,7 @@ impl Server {
         bounds: Bounds,
         proxies: Vec<Network>,
     ) -> Self {
-        Self { listener, tls: TlsAcceptor::from(tls), gateway, bounds, proxies }
+        Self { listener, tls, gateway, bounds, proxies }
     }
 
     /// Where it listens.
@@ -176,7 +177,7 @@ impl Server {
 
 /// What every connection shares.
 struct Connection {
-    tls: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     gateway: Arc<Gateway>,
     bounds: Bounds,
     shutdown: Shutdown,
@@ -214,8 +215,8 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let _open = Open::new(self.gateway.metrics());
         match timeout(self.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
-            Ok(Ok((stream, client, place))) => {
-                if let Err(error) = self.speak(stream, client).await {
+            Ok(Ok((greeted, client, place))) => {
+                if let Err(error) = self.speak(greeted, client).await {
                     debug!(%error, %client, "connection ended early");
                 }
                 drop(place);
@@ -237,7 +238,7 @@ impl Connection {
         &self,
         mut stream: TcpStream,
         peer: IpAddr,
-    ) -> Result<(TlsStream<TcpStream>, IpAddr, Place), NotAdmitted> {
+    ) -> Result<(Greeted, IpAddr, Place), NotAdmitted> {
         let client = if self.proxies.iter().any(|network| network.contains(peer)) {
             proxy::client(&mut stream).await?.unwrap_or(peer)
         } else {
@@ -245,15 +246,15 @@ impl Connection {
         };
         let mut place = self.clients.connect(client)?;
         let turn = self.handshakes.acquire().await;
-        let stream = self.tls.accept(stream).await.map_err(NotAdmitted::Tls)?;
+        let greeted = greet(stream, &self.gateway, &self.tls).await.map_err(NotAdmitted::Tls)?;
         drop(turn);
         place.shaken();
-        Ok((stream, client, place))
+        Ok((greeted, client, place))
     }
 
-    async fn speak(&self, stream: TlsStream<TcpStream>, client: IpAddr) -> hyper::Result<()> {
+    async fn speak(&self, greeted: Greeted, client: IpAddr) -> hyper::Result<()> {
         let exchanges = Exchanges::new();
-        let ended = self.drive(stream, client, &exchanges).await;
+        let ended = self.drive(greeted, client, &exchanges).await;
         match exchanges.flood() {
             None => {}
             Some(Flood::Slow) => self.gateway.metrics().unparsed(Flood::Slow.kind()),
@@ -265,12 +266,8 @@ impl Connection {
         ended
     }
 
-    async fn drive(
-        &self,
-        stream: TlsStream<TcpStream>,
-        client: IpAddr,
-        exchanges: &Arc<Exchanges>,
-    ) -> hyper::Result<()> {
+    async fn drive(&self, greeted: Greeted, client: IpAddr, exchanges: &Arc<Exchanges>) -> hyper::Result<()> {
+        let Greeted { stream, server_name, host } = greeted;
         let (_, session) = stream.get_ref();
         let tls = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "1.3",
@@ -279,10 +276,10 @@ impl Connection {
         let http2 = session.alpn_protocol() == Some(b"h2");
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let certificate = leaf.map(|der| CertificateThumbprint::of(der));
-        let peer = Peer { client, tls, certificate };
+        let peer = Peer { client, tls, certificate, server_name, host };
         let stream = Paced::new(stream, self.bounds.min_rate);
         let service = service_fn(|request: hyper::Request<Incoming>| {
-            let gateway = Arc::clone(&self.gateway);
+            let (gateway, peer) = (Arc::clone(&self.gateway), peer.clone());
             let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
             let exchange = exchanges.begin();
             async move {

@@ -15,6 +15,7 @@ pub mod dev;
 pub mod diagnostic;
 pub mod env;
 pub mod fingerprint;
+pub mod host;
 pub mod limits;
 pub mod manifest;
 pub mod network;
@@ -137,6 +138,11 @@ impl Site {
         part::revoked(&self.dir, tenant)
     }
 
+    /// A file under `certs/`, which is the operator's: its links lead where the operator wants.
+    pub fn certificate_file(&self, name: &str) -> PathBuf {
+        self.dir.join(CERTIFICATES).join(name)
+    }
+
     /// What is wrong with it, part by part.
     pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
         let tenants = self.tenants.values().flat_map(|tenant| &tenant.diagnostics);
@@ -237,6 +243,9 @@ impl NamedFile<'_> {
         Ok(Source::new(self.shown, text))
     }
 }
+
+/// Folder of certificates and keys of a site.
+pub const CERTIFICATES: &str = "certs";
 
 /// What a fuzzer calls: no bytes in place of a site's files may make reading them panic.
 pub fn fuzz(bytes: &[u8]) {

@@ -1,23 +1,34 @@
 //! Certificates, and what of TLS is offered: 1.3 first, 1.2 with AEAD and ECDHE only, no early data (RFC 9325).
+//!
+//! The certificate of the gateway's own name is the platform's ([`Certificates`]); that of a tenant's host is part of the
+//! tenant's part, with all that a handshake by that name needs ([`Host`]).
+
+mod host;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert},
+    client::verify_server_name,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    server::{
+        ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
+    },
     sign::CertifiedKey,
 };
 use tracing::warn;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, time::ASN1Time};
 
+pub use self::host::{Host, Hosts};
 use crate::{
     record::Metrics,
     site::diagnostic::{Diagnostic, Source},
@@ -64,6 +75,39 @@ pub enum TlsError {
         path: PathBuf,
         /// From when.
         at: jiff::Timestamp,
+    },
+    /// Who connects by that name would refuse it.
+    #[error("the certificate `{path}` is not for `{host}`")]
+    NotCovered {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        host: String,
+    },
+    /// Others than its owner can have the key.
+    #[error("the key `{path}` is not its owner's alone (mode {mode:03o}): `chmod 600` it")]
+    NotPrivate {
+        /// The file.
+        path: PathBuf,
+        /// What the system lets whom do.
+        mode: u32,
+    },
+    /// No list of revoked certificates, or one that says nothing any more.
+    #[error("`{path}` {wrong}")]
+    Revocations {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        wrong: &'static str,
+    },
+    /// Authorities or their lists cannot be used to judge clients.
+    #[error("client certificates cannot be judged by `{path}`")]
+    Clients {
+        /// The authorities' file.
+        path: PathBuf,
+        /// What the TLS library said.
+        #[source]
+        source: rustls::server::VerifierBuilderError,
     },
     /// Key and certificate do not belong together, or the key is of an unknown kind.
     #[error("the key `{key}` does not fit the certificate `{certificate}`")]
@@ -149,7 +193,7 @@ struct Pair {
 
 impl Pair {
     fn tell(&self, certificate: &Path, metrics: &Metrics, now: SystemTime) {
-        metrics.certificates([(DEFAULT, self.expires)]);
+        metrics.certificate(DEFAULT, Some(self.expires));
         if self.expires <= now + NEAR {
             warn!(certificate = %certificate.display(), expires = %timestamp(self.expires), "the certificate expires soon");
         }
@@ -162,19 +206,55 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// What the data plane offers.
-pub fn server_config(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+/// The certificate in use, but for no other name than it covers.
+#[derive(Debug)]
+struct OwnNames(Arc<Certificates>);
+
+impl ResolvesServerCert for OwnNames {
+    /// `None` ends the handshake with `access_denied`.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let asked = hello.server_name().map(str::to_owned);
+        let key = self.0.resolve(hello)?;
+        let covers = |name: &String| key.cert.first().is_some_and(|leaf| covers(leaf, name));
+        asked.as_ref().is_none_or(covers).then_some(key)
+    }
+}
+
+/// What the data plane offers to whoever names no tenant's host; `strict`: only to those that name none, or one that the
+/// certificate covers (hardening B5).
+pub fn server_config(certificates: Arc<Certificates>, strict: bool) -> Result<Arc<ServerConfig>, TlsError> {
+    let resolver: Arc<dyn ResolvesServerCert> = match strict {
+        true => Arc::new(OwnNames(certificates)),
+        false => certificates,
+    };
+    offer(resolver, None)
+}
+
+/// What is offered wherever TLS is spoken; `clients` judges their certificates, where they are asked for.
+fn offer(
+    resolver: Arc<dyn ResolvesServerCert>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let resumes = clients.is_none();
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
+        .with_client_cert_verifier(clients.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
+        .with_cert_resolver(resolver);
     // The client's order would let it pick the weakest of what is offered (RFC 9325 §4.2.1).
     config.ignore_client_order = true;
     // A client that shares no protocol with us is refused, not guessed at (RFC 7301 §3.2).
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Early data can be replayed, and a replayed call is a second call (RFC 8446 §8).
     config.max_early_data_size = 0;
+    // Sessions live in tickets under keys of this configuration, renewed every six hours: none is resumed by another
+    // (hardening B9), and no handshake waits for a store that all share.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    if resumes {
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+    } else {
+        // A resumed session brings its certificate along: one that has expired or was revoked since would pass.
+        config.send_tls13_tickets = 0;
+    }
     Ok(Arc::new(config))
 }
 
@@ -226,18 +306,38 @@ fn timestamp(at: SystemTime) -> jiff::Timestamp {
 fn read_pair(certificate: &Path, key: &Path, now: SystemTime) -> Result<Pair, TlsError> {
     let chain = read_chain(certificate)?;
     let expires = validity(certificate, &chain, now)?;
+    private(key)?;
     let private = PrivateKeyDer::from_pem_slice(&read(key)?)
         .map_err(|_| TlsError::NotPem { path: key.into(), what: "private key" })?;
     // Checks that the public keys agree; a certificate that cannot serve fails here and not at the first handshake.
-    let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider())
+    let certified = CertifiedKey::from_der(chain, private, &PROVIDER)
         .map_err(|source| TlsError::Mismatch { certificate: certificate.into(), key: key.into(), source })?;
     Ok(Pair { key: Arc::new(certified), expires })
+}
+
+/// Whether nobody but its owner can have it (hardening B10).
+fn private(key: &Path) -> Result<(), TlsError> {
+    let metadata = fs::metadata(key).map_err(|source| TlsError::Unreadable { path: key.into(), source })?;
+    match metadata.permissions().mode() & 0o777 {
+        mode if mode & 0o077 != 0 => Err(TlsError::NotPrivate { path: key.into(), mode }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether clients that ask for `name` take this certificate.
+fn covers(leaf: &CertificateDer<'_>, name: &str) -> bool {
+    let (Ok(leaf), Ok(name)) = (ParsedCertificate::try_from(leaf), ServerName::try_from(name)) else {
+        return false;
+    };
+    verify_server_name(&leaf, &name).is_ok()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|source| TlsError::Unreadable { path: path.into(), source })
 }
 
+/// The one implementation of what is computed; its hybrid group comes first (hardening B3).
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 /// Two weeks: whoever renews by hand has time to, and whoever renews by machine has done so long before.
 const NEAR: Duration = Duration::from_secs(14 * 86_400);
 /// The certificate for clients that name no tenant's host.
@@ -255,8 +355,14 @@ mod tests {
         (params.not_before, params.not_after) = (day(begin), day(end));
         let key = rcgen::KeyPair::generate().unwrap();
         fs::write(dir.path().join("server.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        fs::write(dir.path().join("server.key"), key.serialize_pem()).unwrap();
+        write_key(&dir, &key.serialize_pem());
         dir
+    }
+
+    fn write_key(dir: &tempfile::TempDir, pem: &str) {
+        let path = dir.path().join("server.key");
+        fs::write(&path, pem).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     fn today() -> i64 {
@@ -307,6 +413,19 @@ mod tests {
     }
 
     #[test]
+    fn b10_a_key_that_others_can_read_is_refused() {
+        let metrics = Arc::new(Metrics::new());
+        let dir = pair(-1, 60);
+        for (mode, taken) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o644, false)] {
+            let path = dir.path().join("server.key");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let refused = read(&dir, &metrics).err();
+            assert_eq!(refused.is_none(), taken, "{mode:o}: {refused:?}");
+            assert_eq!(told(&dir).is_empty(), taken, "{mode:o}");
+        }
+    }
+
+    #[test]
     fn b08_check_tells_an_expired_certificate_and_one_that_is_about_to() {
         assert!(told(&tempfile::tempdir().unwrap()).is_empty(), "`dev` makes its own");
         let good = pair(-1, 60);
@@ -324,8 +443,7 @@ mod tests {
             matches!(expired.as_slice(), [one] if one.starts_with("fault: ") && one.contains(" expired at ")),
             "{expired:?}"
         );
-        fs::write(good.path().join("server.key"), rcgen::KeyPair::generate().unwrap().serialize_pem())
-            .unwrap();
+        write_key(&good, &rcgen::KeyPair::generate().unwrap().serialize_pem());
         assert!(told(&good).iter().any(|one| one.contains("does not fit")));
         let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         fs::write(good.path().join("server.pem"), junk).unwrap();

@@ -85,6 +85,7 @@ impl Minted {
                 client: Ipv4Addr::LOCALHOST.into(),
                 tls: "1.3",
                 client_certificate: None,
+                host: None,
                 path: "/acme/bench".to_owned(),
                 now: SystemTime::now(),
             },

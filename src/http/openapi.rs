@@ -4,28 +4,43 @@ use serde_json::{Map, Value, json};
 
 use super::problem::Code;
 use crate::{
-    event::property_at,
+    event::{property_at, text::TEXT_PATTERN},
     id::TenantName,
     pipeline::{Function, Tenant},
+    site::origin::Origin,
 };
 
-/// The document; `server` is where callers reach the gateway.
-pub fn document(tenant: &Tenant, title: &str, server: &str) -> Value {
+/// The document; `server` is where callers reach the gateway, but for a tenant that has hosts of its own.
+pub fn document(tenant: &Tenant, title: &str, server: &Origin) -> Value {
+    let mut hosts: Vec<_> = tenant.hosts.iter().map(|host| server.at_host(host.name())).collect();
+    // At a host the path names the function, elsewhere first the tenant.
+    let prefix = if hosts.is_empty() { format!("/{}", tenant.name) } else { String::new() };
+    if hosts.is_empty() {
+        hosts.push(server.clone());
+    }
+    let servers: Vec<Value> = hosts.iter().map(|origin| json!({ "url": origin })).collect();
     let mut functions: Vec<_> = tenant.functions().collect();
     functions.sort_by(|a, b| a.id.cmp(&b.id));
     let (mut paths, mut schemas) = (Map::new(), Map::new());
     schemas.insert("Problem".into(), problem_schema());
     for function in functions {
         let of_function = [
-            function.events.schema_at(&base(function, EVENT)).map(|schema| (EVENT, schema)),
-            function.events.query_schema_at(&base(function, QUERY)).map(|schema| (QUERY, schema)),
+            function
+                .events
+                .schema_at(&base(function, EVENT))
+                .map(with_text_rules)
+                .map(|schema| (EVENT, schema)),
+            function.events.query_schema_at(&base(function, QUERY)).map(with_text_rules).map(|s| (QUERY, s)),
             function.replies.response_schema_at(&base(function, RESPONSE)).map(|schema| (RESPONSE, schema)),
         ];
         let named = of_function.into_iter().flatten().map(|(what, schema)| (name(function, what), schema));
         schemas.extend(named);
-        paths.insert(format!("/{}", function.id), path_item(&tenant.name, function, false));
+        paths.insert(format!("{prefix}/{}", function.id.function), path_item(&tenant.name, function, false));
         if function.events.takes_rest() {
-            paths.insert(format!("/{}/{{rest}}", function.id), path_item(&tenant.name, function, true));
+            paths.insert(
+                format!("{prefix}/{}/{{rest}}", function.id.function),
+                path_item(&tenant.name, function, true),
+            );
         }
     }
     let mut schemes = Map::new();
@@ -45,7 +60,7 @@ pub fn document(tenant: &Tenant, title: &str, server: &str) -> Value {
         "openapi": "3.1.0",
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "info": { "title": title, "version": &*tenant.revision },
-        "servers": [{ "url": server }],
+        "servers": servers,
         "security": security,
         "paths": paths,
         "components": {
@@ -53,6 +68,36 @@ pub fn document(tenant: &Tenant, title: &str, server: &str) -> Value {
             "schemas": schemas,
         },
     })
+}
+
+/// A schema of input with the text rules, which hold for every string besides it: a tool that sends what the document
+/// allows is not to learn of them by a 400.
+fn with_text_rules(mut schema: Value) -> Value {
+    fn walk(schema: &mut Value) {
+        match schema {
+            Value::Object(members) => {
+                if members.get("type").and_then(Value::as_str) == Some("string") {
+                    if members.contains_key("pattern") {
+                        let all = members.entry("allOf").or_insert_with(|| json!([]));
+                        all.as_array_mut()
+                            .into_iter()
+                            .for_each(|all| all.push(json!({ "pattern": TEXT_PATTERN })));
+                    } else {
+                        members.insert("pattern".into(), TEXT_PATTERN.into());
+                    }
+                }
+                // What is in these is a value and no schema.
+                let schemas = members
+                    .iter_mut()
+                    .filter(|(name, _)| !["enum", "const", "default", "examples"].contains(&name.as_str()));
+                schemas.for_each(|(_, schema)| walk(schema));
+            }
+            Value::Array(schemas) => schemas.iter_mut().for_each(walk),
+            _ => {}
+        }
+    }
+    walk(&mut schema);
+    schema
 }
 
 /// The name of a function's schema among the document's. Functions of a tenant differ, and no name has a dot.

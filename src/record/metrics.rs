@@ -265,14 +265,15 @@ impl Metrics {
         &self.connections
     }
 
-    /// The certificates that are served, by name, and when each expires.
-    pub fn certificates<'a>(&self, all: impl IntoIterator<Item = (&'a str, SystemTime)>) {
-        self.certificate_expiry.clear();
-        for (name, expires) in all {
-            let expires = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-            let label = CertificateLabel { certificate: name.to_owned() };
-            self.certificate_expiry.get_or_create(&label).set(signed(expires));
-        }
+    /// When a certificate that is served expires, by its name; `None` once it is served no more.
+    pub fn certificate(&self, name: &str, expires: Option<SystemTime>) {
+        let label = CertificateLabel { certificate: name.to_owned() };
+        let Some(expires) = expires else {
+            self.certificate_expiry.remove(&label);
+            return;
+        };
+        let expires = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.certificate_expiry.get_or_create(&label).set(signed(expires));
     }
 
     /// Another revision serves.
@@ -414,7 +415,7 @@ mod tests {
         metrics.audit(Stats { queue_depth: 0, failures: 5, head_seq: 10 });
         metrics.revision("r-1");
         metrics.revision("r-2");
-        metrics.certificates([("default", SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000))]);
+        metrics.certificate("default", Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)));
         metrics.site_faults([(None, 0), (Some(&acme), 2)]);
         let text = metrics.encode();
         let kept = |line: &&str| !line.starts_with('#') && !line.contains("_bucket") && !line.ends_with(" 0");

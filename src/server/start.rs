@@ -195,7 +195,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         None => (options.site.join(&config.tls.certificate), options.site.join(&config.tls.key)),
     };
     let certificates = Certificates::read(&certificate, &key, Arc::clone(&metrics))?;
-    let tls = tls::server_config(Arc::clone(&certificates))?;
+    let tls = tls::server_config(Arc::clone(&certificates), config.tls.strict_sni)?;
     let audit_options = audit_options(&options.site, &config)?;
     let audit_dir = data.join("audit");
     let audit = blocking(move || AuditLog::open(&audit_dir, audit_options)).await??;

@@ -107,6 +107,9 @@ section! {
         certificate: PathBuf = PathBuf::from("certs/server.pem");
         /// Its private key: readable by its owner alone.
         key: PathBuf = PathBuf::from("certs/server.key");
+        /// Whether a client that asks by name (SNI) for a host that neither a tenant lists nor the certificate above covers
+        /// is refused. No: it gets that certificate and will see for itself; balancers check health by odd names.
+        strict_sni: bool = false;
     }
 }
 
@@ -387,6 +390,9 @@ mod tests {
         certificate = "certs/server.pem"
         # Its private key: readable by its owner alone.
         key = "certs/server.key"
+        # Whether a client that asks by name (SNI) for a host that neither a tenant lists nor the certificate above covers
+        # is refused. No: it gets that certificate and will see for itself; balancers check health by odd names.
+        strict-sni = false
 
         # Ceilings: no tenant and no function gets more, whatever its files say.
         [limits]

@@ -51,8 +51,12 @@ pub(super) fn refresh(old: &Site, changes: &Changes) -> Site {
     }
     let (names, mut strays) = folders(&old.dir, &mut platform.diagnostics);
     let touched = |name: &str| changes.tenants.contains(name) || changes.revocations.contains(name);
+    // Certificates of tenants' hosts lie among those of the platform.
+    let certified = |tenant: &TenantSources| {
+        changes.platform && tenant.raw.as_ref().is_some_and(|raw| raw.certificate_files().next().is_some())
+    };
     let mut tenants = old.tenants.clone();
-    tenants.retain(|name, _| names.contains(name) && !touched(name.as_str()));
+    tenants.retain(|name, tenant| names.contains(name) && !touched(name.as_str()) && !certified(tenant));
     let kept = old.strays.iter().filter(|(folder, _)| names.contains(folder.as_str()) && !touched(folder));
     strays.extend(kept.map(|(folder, stray)| (folder.clone(), stray.clone())));
     let mut manifests = Manifests::default();
@@ -100,7 +104,9 @@ fn assemble(
     tenants: BTreeMap<TenantName, Arc<TenantSources>>,
     strays: BTreeMap<String, Diagnostic>,
 ) -> Site {
-    let shared = check::shared_issuers(tenants.values().map(|tenant| &**tenant));
+    let all = || tenants.values().map(|tenant| &**tenant);
+    let mut shared = check::shared_issuers(all());
+    shared.extend(check::shared_hosts(all()));
     if !shared.is_empty() {
         let mut hasher = Hasher::new();
         hasher.part(platform.fingerprint.as_bytes());

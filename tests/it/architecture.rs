@@ -12,7 +12,7 @@ use std::{
 
 /// Top to bottom: a module may use those that come after it.
 const ORDER: &[&str] = &[
-    "cli", "server", "tls", "http", "pipeline", "record", "sandbox", "event", "authz", "authn", "site", "id",
+    "cli", "server", "http", "pipeline", "tls", "record", "sandbox", "event", "authz", "authn", "site", "id",
 ];
 
 /// Who may use which crate, or which name of one: modules with all that is in them.

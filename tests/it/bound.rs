@@ -4,6 +4,7 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::Version;
 use sandgate::{
     http::health::Mode,
     server::{Options, StartError, start},
@@ -11,8 +12,10 @@ use sandgate::{
 use serde_json::{Value, json};
 
 use crate::{
+    authority::{Authority, GOOD},
     client::Reply,
     guest::echo,
+    hosts::{ACME, certified, request},
     token::{IssuerKey, audience, issuer, segments, unix_now},
     world::{Live, World},
 };
@@ -256,6 +259,41 @@ async fn a16_a_proof_is_for_the_origin_that_is_configured_whatever_the_host_head
     sender.origin = "https://gate.example".to_owned();
     let nonce = sender.nonce().await;
     assert_eq!(sender.send_proof(&sender.with_nonce(&nonce)).await.summary(), "200");
+}
+
+#[tokio::test]
+async fn a16_at_a_tenants_host_a_proof_is_for_that_host() {
+    let authority = Authority::new("hosts");
+    let toml = format!("hosts = [\"{ACME}\"]\n{}", issuers("binding = \"dpop\""));
+    let site = world().file("policies/acme/tenant.toml", &toml);
+    let live = certified(site, ACME, &authority.server(&[ACME], GOOD)).start().await;
+    let client = live.client.trusting(&authority.pem).named(ACME);
+    let (sender, port) = (Sender::new(&live), live.running.address.port());
+    let send = async |url: &str, nonce: Option<&str>| {
+        let (header, mut claims) = sender.proof();
+        claims["htu"] = json!(url);
+        if let Some(nonce) = nonce {
+            claims["nonce"] = json!(nonce);
+        }
+        let mut request = request(Version::HTTP_2, ACME, "/echo", None);
+        let headers = request.headers_mut();
+        headers.insert("authorization", format!("DPoP {}", sender.token).parse().unwrap());
+        headers.insert("dpop", sender.signed(&header, &claims).parse().unwrap());
+        client.send(Version::HTTP_2, request).await
+    };
+    let here = format!("https://{ACME}:{port}/echo");
+    let nonce = send(&here, None).await.header("dpop-nonce").unwrap().to_owned();
+    assert_eq!(send(&here, Some(&nonce)).await.summary(), "200");
+    for elsewhere in [
+        format!("https://localhost:{port}/echo"),
+        format!("https://localhost:{port}/acme/echo"),
+        format!("https://{ACME}:{port}/acme/echo"),
+        format!("https://api.globex.example:{port}/echo"),
+    ] {
+        let reply = send(&elsewhere, Some(&nonce)).await;
+        assert_eq!(reply.summary(), "401 unauthenticated", "{elsewhere}");
+        assert_eq!(live.record(&reply)["outcome"]["reason"], "proof url", "{elsewhere}");
+    }
 }
 
 #[tokio::test]

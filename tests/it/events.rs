@@ -167,7 +167,10 @@ async fn c09_a_method_that_is_not_listed_is_told_only_to_those_who_may_call() {
     // TRACE would show a caller what proxies added; here it is a method like any that no function has.
     for method in [Method::PUT, Method::TRACE, Method::OPTIONS, Method::from_bytes(b"BREW").unwrap()] {
         let reply = world.invoke("acme/echo").method(method).send().await;
-        assert_eq!((reply.summary().as_str(), reply.header("allow")), ("405 method_not_allowed", Some("POST")));
+        assert_eq!(
+            (reply.summary().as_str(), reply.header("allow")),
+            ("405 method_not_allowed", Some("POST"))
+        );
     }
     let bob = world.token("acme").subject("bob").sign();
     let reply = world.invoke("acme/echo").method(Method::PUT).bearer(bob).send().await;

@@ -8,6 +8,7 @@
 
 mod architecture;
 mod authenticate;
+mod authority;
 mod blocked;
 mod bound;
 mod browser;
@@ -27,7 +28,9 @@ mod guest;
 mod hardening;
 mod heads;
 mod hostile;
+mod hosts;
 mod lints;
+mod mutual;
 mod operations;
 mod ops;
 mod oracle;

@@ -287,6 +287,7 @@ pub(super) fn received(authorization: &[&[u8]], now: SystemTime) -> Received<()>
             client: Ipv4Addr::LOCALHOST.into(),
             tls: "1.3",
             client_certificate: None,
+            host: None,
             path: "/acme/echo".to_owned(),
             now,
         },
