@@ -272,7 +272,7 @@ mod tests {
         5 | zzz = 1
           | ^^^
           |
-          = help: known here: `schema`, `query`, `rest`, `raw`, `max-bytes`, `media-types`, `injection`, `headers`, `max-depth`, `max-nodes`, `max-string`, `max-items`, `max-members`
+          = help: known here: `schema`, `query`, `rest`, `raw`, `envelope`, `max-bytes`, `media-types`, `injection`, `headers`, `max-depth`, `max-nodes`, `max-string`, `max-items`, `max-members`
         error: `cpu`: a time span is a whole number with `ms`, `s`, `m`, `h` or `d`, such as `50ms`
          --> function.toml:7:7
           |
