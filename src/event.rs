@@ -11,6 +11,7 @@
 
 mod author;
 mod cloudevents;
+mod content;
 pub mod corpus;
 mod error;
 pub mod fuzz;

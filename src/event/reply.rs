@@ -8,10 +8,11 @@ use serde_json::Value;
 
 use super::{
     author::Author,
+    content::{settle, write},
     error::{EventError, Malformed, Violation, places},
     json::{self, JsonLimits},
     media,
-    rules::{Written, settle, write},
+    rules::Written,
     schema::Schema,
     schemas::Schemas,
 };

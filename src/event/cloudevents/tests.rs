@@ -504,4 +504,23 @@ proptest! {
             }
         }
     }
+    #[test]
+    fn d13_damaged_events_are_refused_or_the_same_in_both_modes(
+        seed in any::<prop::sample::Index>(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3_u8), 0..4),
+    ) {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/cloudevents");
+        let mut seeds: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        seeds.sort();
+        let mut bytes = std::fs::read(&seeds[seed.index(seeds.len())]).unwrap();
+        for (at, byte, how) in damage {
+            let at = at.index(bytes.len());
+            match how {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => _ = bytes.remove(at),
+            }
+        }
+        crate::event::fuzz::cloudevents(&bytes);
+    }
 }
