@@ -191,6 +191,15 @@ pub enum Reason {
     /// An empty or dot segment, or an encoded separator.
     #[error("a path segment is empty, `.`, `..` or has an encoded separator")]
     Segment,
+    /// The function takes CloudEvents, and this is none.
+    #[error("it is no CloudEvent")]
+    NoEnvelope,
+    /// `data` and `data_base64` both.
+    #[error("`data` and `data_base64` exclude each other")]
+    TwoData,
+    /// A `ce-*` header beside a structured event that says something else.
+    #[error("header and body of the CloudEvent contradict each other")]
+    Contradiction,
     /// Headers together too many or too long.
     #[error("the headers are too many or too long")]
     HeaderSize,
@@ -199,7 +208,7 @@ pub enum Reason {
 /// One place where an event breaks its schema, in the form in which callers read it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Violation {
-    /// JSON pointer (RFC 6901) into the body, or `?name` for a parameter of the query.
+    /// JSON pointer (RFC 6901) into the body, `?name` for a parameter of the query, or a header's name.
     pub pointer: String,
     /// The keyword of the schema.
     pub keyword: String,

@@ -7,10 +7,11 @@ use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::{
+    author::Author,
     error::{EventError, Malformed, Violation, places},
     json::{self, JsonLimits},
     media,
-    rules::{Author, Written, settle, write},
+    rules::{Written, settle, write},
     schema::Schema,
     schemas::Schemas,
 };

@@ -8,6 +8,8 @@ use serde_json::Value;
 use toml::Spanned;
 
 use super::{
+    author::Author,
+    cloudevents::{self, ContentMode, Data, Envelope, Structured},
     error::{EventError, Malformed, Part, Reason, Violation, shorten},
     headers::HeaderList,
     injection::{self, Mode, Signal},
@@ -74,6 +76,7 @@ pub struct EventRules {
     gives_raw: bool,
     body: BodyBounds,
     media_types: Vec<MediaType>,
+    takes_cloudevents: bool,
     headers: HeaderList,
     limits: JsonLimits,
     injection: Mode,
@@ -193,6 +196,20 @@ impl Validated {
     }
 }
 
+/// What the head alone says of an event, validated; what the body is read by.
+#[derive(Debug)]
+pub(super) struct Begun<'r> {
+    method: Method,
+    /// None for a request without a body where one may be absent, and in structured mode, where the body says it.
+    media_type: Option<&'r MediaType>,
+    /// Attributes that came in headers, of a CloudEvent in structured mode.
+    structured: Option<cloudevents::Attributes>,
+    rest: String,
+    query: String,
+    headers: Vec<(HeaderName, String)>,
+    signals: Vec<Signal>,
+}
+
 /// A body that was read and validated.
 #[derive(Debug, Default)]
 struct Content {
@@ -226,28 +243,62 @@ impl EventRules {
         head: EventHead<'_>,
         body: UnreadBody,
     ) -> Result<Event, EventError> {
+        let begun = self.begin(head, body.declared_bytes(), body.is_empty())?;
+        self.finish(begun, body.read(self.body).await?)
+    }
+
+    /// All that can be said before the body is read.
+    pub(super) fn begin(
+        &self,
+        head: EventHead<'_>,
+        declared_bytes: Option<u64>,
+        is_empty: bool,
+    ) -> Result<Begun<'_>, EventError> {
         if !self.methods.contains(head.method) {
             return Err(EventError::MethodNotAllowed { allow: Arc::clone(&self.allow) });
         }
         if head.rest.is_some() && !self.takes_rest {
             return Err(EventError::NoRest);
         }
-        if body.declared_bytes().is_some_and(|declared| declared > self.body.max_bytes) {
+        if declared_bytes.is_some_and(|declared| declared > self.body.max_bytes) {
             return Err(EventError::TooLarge { limit: self.body.max_bytes });
         }
-        let media_type = self.media_type(&head, &body)?;
+        let mode = self.takes_cloudevents.then(|| ContentMode::of(head.headers)).transpose()?;
+        let media_type = match mode {
+            Some(ContentMode::Structured) => None,
+            Some(ContentMode::Binary) | None => self.media_type(&head, is_empty)?,
+        };
         if head.headers.contains_key(header::CONTENT_ENCODING) {
             return Err(EventError::UnsupportedEncoding);
         }
         let rest = head.rest.map(|rest| query::rest(rest, &self.limits)).transpose()?.unwrap_or_default();
-        let headers = self.headers.pick(head.headers)?;
+        let mut headers = self.headers.pick(head.headers)?;
+        let mut structured = None;
+        match mode {
+            Some(ContentMode::Structured) => {
+                structured = Some(cloudevents::header_attributes(head.headers)?);
+            }
+            Some(ContentMode::Binary) => headers.extend(Envelope::of_headers(head.headers)?.into_headers()),
+            None => {}
+        }
         let mut signals = Vec::new();
         let query = self.query(head.query.unwrap_or_default(), &mut signals)?;
-        let received = body.read(self.body).await?;
-        let content = match media_type {
-            Some(media_type) => self.content(media_type, &received, &mut signals)?,
-            None if received.is_empty() => Content::default(),
-            None => return Err(EventError::UnsupportedMediaType),
+        Ok(Begun { method: head.method.clone(), media_type, structured, rest, query, headers, signals })
+    }
+
+    /// The event whose body this is.
+    pub(super) fn finish(&self, begun: Begun<'_>, received: Bytes) -> Result<Event, EventError> {
+        let Begun { method, media_type, structured, rest, query, mut headers, mut signals } = begun;
+        let content = match (structured, media_type) {
+            (Some(repeated), _) => {
+                let Structured { envelope, content_type, data } =
+                    Structured::read(utf8(&received)?, &self.limits, &repeated)?;
+                headers.extend(envelope.into_headers());
+                self.data(&method, content_type.as_deref(), data, &mut signals)?
+            }
+            (None, Some(media_type)) => self.content(media_type, &received, &mut signals)?,
+            (None, None) if received.is_empty() => Content::default(),
+            (None, None) => return Err(EventError::UnsupportedMediaType),
         };
         if self.injection != Mode::Off && !rest.is_empty() {
             injection::scan_text(&rest, "rest", &mut signals);
@@ -256,7 +307,7 @@ impl EventRules {
             return Err(EventError::Injection { signals });
         }
         Ok(Event {
-            method: head.method.clone(),
+            method,
             rest,
             query,
             headers,
@@ -269,12 +320,16 @@ impl EventRules {
     }
 
     /// The media type by which the body is read; none for a request without a body, where one may be absent.
-    fn media_type(&self, head: &EventHead<'_>, body: &UnreadBody) -> Result<Option<&MediaType>, EventError> {
-        let may_be_absent = self.media_types.is_empty() || is_bodiless(head.method);
-        if may_be_absent && body.is_empty() {
+    fn media_type(&self, head: &EventHead<'_>, is_empty: bool) -> Result<Option<&MediaType>, EventError> {
+        if is_empty && self.may_be_absent(head.method) {
             return Ok(None);
         }
         media::of_request(head.headers, &self.media_types).map(Some)
+    }
+
+    /// Whether a request may come without a body, or a CloudEvent without data.
+    fn may_be_absent(&self, method: &Method) -> bool {
+        self.media_types.is_empty() || is_bodiless(method)
     }
 
     fn query(&self, encoded: &str, signals: &mut Vec<Signal>) -> Result<String, EventError> {
@@ -304,9 +359,13 @@ impl EventRules {
         received: &Bytes,
         signals: &mut Vec<Signal>,
     ) -> Result<Content, EventError> {
-        let name = Some(Arc::clone(&media_type.name));
         let parsed = match media_type.form {
-            Form::Bytes => return Ok(Content { media_type: name, bytes: received.clone() }),
+            Form::Bytes => {
+                return Ok(Content {
+                    media_type: Some(Arc::clone(&media_type.name)),
+                    bytes: received.clone(),
+                });
+            }
             Form::Text => {
                 let text = utf8(received)?;
                 if let Some(offset) = text::refused_at(text) {
@@ -319,7 +378,7 @@ impl EventRules {
                     std::borrow::Cow::Borrowed(_) => received.clone(),
                     std::borrow::Cow::Owned(normal) => self.bounded(normal.into_bytes())?,
                 };
-                return Ok(Content { media_type: name, bytes });
+                return Ok(Content { media_type: Some(Arc::clone(&media_type.name)), bytes });
             }
             Form::Json => json::parse(utf8(received)?, &self.limits)?,
             Form::Pairs => {
@@ -327,15 +386,64 @@ impl EventRules {
                 query::object(utf8(received)?, Part::Body, plan, &self.limits)?
             }
         };
+        self.value(media_type, parsed, received.len(), signals)
+    }
+
+    /// The content of a value that was read strictly, from about so many bytes.
+    fn value(
+        &self,
+        media_type: &MediaType,
+        parsed: Parsed,
+        about_bytes: usize,
+        signals: &mut Vec<Signal>,
+    ) -> Result<Content, EventError> {
         let schema = self.schema.as_ref().ok_or(EventError::UnsupportedMediaType)?;
         let value = settle(parsed, schema, &self.limits)?;
         if self.injection != Mode::Off {
             injection::scan(&value, &mut String::new(), signals);
         }
-        let bytes = write(&value, received.len())?;
+        let bytes = write(&value, about_bytes)?;
         let bytes = if schema.plan().sanitizes() { self.bounded(bytes)? } else { bytes.into() };
-        let media_type = if media_type.form == Form::Pairs { Some(Arc::from(JSON)) } else { name };
-        Ok(Content { media_type, bytes })
+        let name =
+            if media_type.form == Form::Pairs { Arc::from(JSON) } else { Arc::clone(&media_type.name) };
+        Ok(Content { media_type: Some(name), bytes })
+    }
+
+    /// The content of a structured CloudEvent: its data, as if it had come alone as a body of its `datacontenttype`.
+    fn data(
+        &self,
+        method: &Method,
+        content_type: Option<&str>,
+        data: Data,
+        signals: &mut Vec<Signal>,
+    ) -> Result<Content, EventError> {
+        let pointer = data.pointer();
+        let media_type = match (content_type, &data) {
+            (_, Data::None) if self.may_be_absent(method) => return Ok(Content::default()),
+            (Some(content_type), _) => media::named(content_type, &self.media_types)?,
+            // JSON format §3.1.2: nothing may be assumed of bytes, and of anything else that it is JSON.
+            (None, Data::Bytes(_)) => return Err(EventError::UnsupportedMediaType),
+            (None, _) => media::named(JSON, &self.media_types)?,
+        };
+        let content = match (media_type.form, data) {
+            (_, Data::None) => self.content(media_type, &Bytes::new(), signals),
+            (_, Data::Bytes(bytes)) => self.content(media_type, &bytes, signals),
+            (Form::Json, Data::Value(parsed)) => self.value(media_type, parsed, 256, signals),
+            (Form::Json, Data::Text(text)) => {
+                let about = text.len();
+                let parsed = json::text_value(text, &self.limits);
+                parsed.map_err(EventError::from).and_then(|p| self.value(media_type, p, about, signals))
+            }
+            (_, Data::Text(text)) => self.content(media_type, &text.into(), signals),
+            (_, Data::Value(_)) => Err(EventError::Invalid {
+                errors: vec![Violation {
+                    pointer: String::new(),
+                    keyword: "type".to_owned(),
+                    limit: Some("string".to_owned()),
+                }],
+            }),
+        };
+        content.map_err(|error| below(pointer, error))
     }
 
     /// The way of a JSON body alone, up to the value that is written for the function: what benches measure.
@@ -365,6 +473,11 @@ impl EventRules {
     /// Media types that the function takes; none if it takes no body.
     pub fn media_types(&self) -> impl Iterator<Item = &str> {
         self.media_types.iter().map(|m| &*m.name)
+    }
+
+    /// Whether it takes CloudEvents, and nothing else; the media types are then those of their data.
+    pub fn takes_cloudevents(&self) -> bool {
+        self.takes_cloudevents
     }
 
     /// Largest body, in bytes.
@@ -447,6 +560,25 @@ fn in_query(error: EventError) -> EventError {
     }
 }
 
+/// A refusal of data, told by its place in the body that holds it.
+fn below(holder: &str, error: EventError) -> EventError {
+    let place = |pointer: String| {
+        let mut place = format!("{holder}{pointer}");
+        shorten(&mut place);
+        place
+    };
+    match error {
+        EventError::Malformed(fault) => {
+            // Its offset is one in the data.
+            EventError::Malformed(Malformed { pointer: place(fault.pointer), offset: None, ..fault })
+        }
+        EventError::Invalid { errors } => EventError::Invalid {
+            errors: errors.into_iter().map(|v| Violation { pointer: place(v.pointer), ..v }).collect(),
+        },
+        other => other,
+    }
+}
+
 fn utf8(bytes: &Bytes) -> Result<&str, Malformed> {
     std::str::from_utf8(bytes).map_err(|e| Malformed::new(Part::Body, Reason::Utf8).offset(e.valid_up_to()))
 }
@@ -474,6 +606,7 @@ impl EventRules {
         let methods = methods(&written.manifest.methods);
         let limits = author.limits(event);
         let injection = author.injection(event.injection.as_ref());
+        let takes_cloudevents = author.envelope(event);
         let headers = author.headers(&event.headers);
         let schema = author.schema(event.schema.as_ref(), written.event_schema, limits.depth);
         let query_schema = author.schema(event.query.as_ref(), written.query_schema, limits.depth);
@@ -494,6 +627,7 @@ impl EventRules {
             gives_raw: event.raw,
             body,
             media_types,
+            takes_cloudevents,
             headers,
             limits,
             injection,
@@ -510,163 +644,8 @@ fn methods(written: &Spanned<Vec<Spanned<String>>>) -> Vec<Method> {
     METHODS.iter().filter(listed).cloned().collect()
 }
 
-/// Talks to the author of a manifest.
-pub(super) struct Author<'a> {
-    pub(super) source: &'a Source,
-    pub(super) schemas: &'a Schemas,
-    pub(super) diagnostics: Vec<Diagnostic>,
-}
-
-impl Author<'_> {
-    fn fault<T>(&mut self, place: &Spanned<T>, message: impl Into<String>, hint: impl Into<String>) {
-        self.diagnostics.push(Diagnostic::fault(message).at(self.source, place.span()).hint(hint));
-    }
-
-    fn warn<T>(&mut self, place: &Spanned<T>, message: impl Into<String>, hint: impl Into<String>) {
-        self.diagnostics.push(Diagnostic::warning(message).at(self.source, place.span()).hint(hint));
-    }
-
-    fn limits(&mut self, event: &crate::site::manifest::RawEvent) -> JsonLimits {
-        let max = JsonLimits::MAX;
-        let string = event.max_string.as_ref().map(|s| Spanned::new(s.span(), s.get_ref().0));
-        let string_bytes = self.lower("max-string", string.as_ref(), max.string_bytes as u64);
-        JsonLimits {
-            depth: self.lower("max-depth", event.max_depth.as_ref(), max.depth),
-            nodes: self.lower("max-nodes", event.max_nodes.as_ref(), max.nodes),
-            string_bytes: usize::try_from(string_bytes).unwrap_or(max.string_bytes),
-            items: self.lower_count("max-items", event.max_items.as_ref(), max.items),
-            members: self.lower_count("max-members", event.max_members.as_ref(), max.members),
-        }
-    }
-
-    fn lower_count(&mut self, key: &str, written: Option<&Spanned<u32>>, max: usize) -> usize {
-        let bound = self.lower(key, written, u32::try_from(max).unwrap_or(u32::MAX));
-        usize::try_from(bound).unwrap_or(max)
-    }
-
-    /// A limit may be lowered only.
-    fn lower<T: Copy + PartialOrd + std::fmt::Display>(
-        &mut self,
-        key: &str,
-        written: Option<&Spanned<T>>,
-        max: T,
-    ) -> T {
-        match written {
-            Some(bound) if *bound.get_ref() > max => {
-                self.fault(bound, format!("`{key}` is above the platform's limit"), format!("at most {max}"));
-                max
-            }
-            Some(bound) => *bound.get_ref(),
-            None => max,
-        }
-    }
-
-    fn injection(&mut self, written: Option<&Spanned<String>>) -> Mode {
-        match written.map(|w| w.get_ref().as_str()) {
-            None | Some("detect") => Mode::Detect,
-            Some("off") => Mode::Off,
-            Some("block") => Mode::Block,
-            Some(other) => {
-                let message = format!("`injection` cannot be `{other}`");
-                if let Some(place) = written {
-                    self.fault(place, message, "`off`, `detect` (the default) or `block`");
-                }
-                Mode::Block
-            }
-        }
-    }
-
-    fn headers(&mut self, written: &[Spanned<String>]) -> HeaderList {
-        let mut list = HeaderList::new();
-        for name in written {
-            if let Err(fault) = list.add(name.get_ref()) {
-                let message = fault.to_string().replace("{name}", name.get_ref());
-                self.fault(name, message, "list only what the function reads");
-            }
-        }
-        if written.len() > MAX_LISTED_HEADERS
-            && let Some(last) = written.last()
-        {
-            self.fault(
-                last,
-                format!("more than {MAX_LISTED_HEADERS} headers are listed"),
-                "list only what the function reads",
-            );
-        }
-        list
-    }
-
-    pub(super) fn schema(
-        &mut self,
-        named: Option<&Spanned<String>>,
-        source: Option<&Source>,
-        depth: u32,
-    ) -> Option<Arc<Schema>> {
-        let named = named?;
-        match source {
-            Some(source) => self.schemas.compile(source, depth, &mut self.diagnostics),
-            None => {
-                self.fault(
-                    named,
-                    format!("`{}` could not be read", named.get_ref()),
-                    "put the schema beside the manifest",
-                );
-                None
-            }
-        }
-    }
-
-    fn media_types(
-        &mut self,
-        written: Option<&Spanned<Vec<Spanned<String>>>>,
-        has_schema: bool,
-    ) -> Vec<MediaType> {
-        let Some(written) = written else {
-            return if has_schema { vec![MediaType::json()] } else { Vec::new() };
-        };
-        let mut types: Vec<MediaType> = Vec::new();
-        for name in written.get_ref() {
-            match MediaType::listed(name.get_ref()) {
-                None => self.fault(
-                    name,
-                    format!("`{}` is no media type that a function can take", name.get_ref()),
-                    "write one type in lower case, without wildcard or parameters; no `multipart`",
-                ),
-                Some(media_type) if types.contains(&media_type) => {
-                    self.fault(name, format!("`{}` is listed twice", name.get_ref()), "remove one");
-                }
-                Some(media_type) => {
-                    if matches!(media_type.form, Form::Json | Form::Pairs) && !has_schema {
-                        self.fault(
-                            name,
-                            format!("`{}` needs a schema", name.get_ref()),
-                            "name one as `[event] schema`: what nobody described cannot be validated",
-                        );
-                    }
-                    types.push(media_type);
-                }
-            }
-        }
-        if has_schema && !types.iter().any(|t| matches!(t.form, Form::Json | Form::Pairs)) {
-            self.warn(written, "the schema is never used", "list `application/json`, or remove `schema`");
-        }
-        types
-    }
-
-    fn note_raw(&mut self, schema: Option<&Spanned<String>>) {
-        let message = "the function gets the exact bytes besides the validated event";
-        let hint = "only for checking a signature over them: a second parser may read them differently";
-        match schema {
-            Some(place) => self.warn(place, message, hint),
-            None => self.diagnostics.push(Diagnostic::warning(message).in_file(self.source).hint(hint)),
-        }
-    }
-}
-
 /// Methods that a function can have (C9: never CONNECT or TRACE; OPTIONS is of CORS, which is off).
 const METHODS: &[Method] =
     &[Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 const JSON: &str = "application/json";
-
-const MAX_LISTED_HEADERS: usize = 32;

@@ -1,7 +1,7 @@
 //! A JSON Schema 2020-12 as the author wrote it, compiled once: `format` asserted, patterns in linear time, nothing
 //! fetched.
 
-use std::ops::Range;
+use std::{ops::Range, sync::LazyLock};
 
 use jsonschema::{PatternOptions, ValidationError, Validator, error::ValidationErrorKind as Kind};
 use percent_encoding::{AsciiSet, CONTROLS};
@@ -115,6 +115,24 @@ impl Schema {
         });
         Err(told.collect())
     }
+}
+
+/// Whether a text is a URI reference (RFC 3986 §4.1).
+pub(crate) fn is_uri_reference(text: &str) -> bool {
+    static FORMAT: LazyLock<Option<Validator>> = LazyLock::new(|| format("uri-reference"));
+    FORMAT.as_ref().is_some_and(|format| format.is_valid(&Value::from(text)))
+}
+
+/// Whether a text is an absolute URI (RFC 3986 §4.3): one with a scheme and without a fragment.
+pub(crate) fn is_absolute_uri(text: &str) -> bool {
+    static FORMAT: LazyLock<Option<Validator>> = LazyLock::new(|| format("uri"));
+    !text.contains('#') && FORMAT.as_ref().is_some_and(|format| format.is_valid(&Value::from(text)))
+}
+
+/// Nothing has a format that could not be built (INVARIANT Closed).
+fn format(name: &str) -> Option<Validator> {
+    let schema = serde_json::json!({ "type": "string", "format": name });
+    jsonschema::options().should_validate_formats(true).offline().build(&schema).ok()
 }
 
 /// The keyword that was broken. A schema that is `false` has none of its own: it is told by the one that holds it.

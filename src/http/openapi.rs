@@ -96,6 +96,9 @@ fn path_item(tenant: &TenantName, function: &Function, with_rest: bool) -> Value
             operation.insert("summary".into(), summary.as_str().into());
         }
         let mut parameters = query_parameters(function);
+        if function.events.takes_cloudevents() {
+            parameters.extend(attribute_parameters());
+        }
         if with_rest {
             parameters.push(
                 json!({ "name": "rest", "in": "path", "required": true, "schema": { "type": "string" } }),
@@ -144,7 +147,67 @@ fn request_content(function: &Function) -> Map<String, Value> {
         (media_type, Some(_)) if media_type.ends_with("+json") => reference(base(function, EVENT)),
         _ => json!({}),
     };
-    function.events.media_types().map(|name| (name.to_owned(), json!({ "schema": schema(name) }))).collect()
+    let media_types = function.events.media_types();
+    let mut content: Map<String, Value> =
+        media_types.map(|name| (name.to_owned(), json!({ "schema": schema(name) }))).collect();
+    if function.events.takes_cloudevents() {
+        content.insert(STRUCTURED.to_owned(), json!({ "schema": structured_schema(function) }));
+    }
+    content
+}
+
+/// A header for each attribute of a CloudEvent in binary mode. In structured mode the body has them, so OpenAPI cannot say
+/// which are required.
+fn attribute_parameters() -> impl Iterator<Item = Value> {
+    attributes().into_iter().map(|(name, is_required, schema)| {
+        let need = if is_required { "required" } else { "optional" };
+        let description = format!(
+            "CloudEvents 1.0, `{name}`: {need} in binary mode, percent-encoded (HTTP protocol binding, 3.1.3.2)"
+        );
+        json!({ "name": format!("ce-{name}"), "in": "header", "required": false, "description": description, "schema": schema })
+    })
+}
+
+/// A CloudEvent in structured mode around the function's data.
+fn structured_schema(function: &Function) -> Value {
+    let mut properties: Map<String, Value> =
+        attributes().into_iter().map(|(name, _, schema)| (name.to_owned(), schema)).collect();
+    let required: Vec<&str> =
+        attributes().into_iter().filter(|(_, required, _)| *required).map(|(n, ..)| n).collect();
+    let types: Vec<&str> = function.events.media_types().collect();
+    properties.insert("datacontenttype".into(), json!({ "type": "string" }));
+    properties.insert("data_base64".into(), json!({ "type": "string", "contentEncoding": "base64" }));
+    let is_json = |name: &&str| name.ends_with("/json") || name.ends_with("+json");
+    let data = match (types.iter().any(|t| is_json(&t)), types.iter().all(|t| is_json(&t))) {
+        (true, true) => reference(base(function, EVENT)),
+        (true, false) => json!({ "anyOf": [reference(base(function, EVENT)), { "type": "string" }] }),
+        (false, _) => json!({ "type": "string" }),
+    };
+    if !types.is_empty() {
+        properties.insert("data".into(), data);
+    }
+    json!({
+        "type": "object",
+        "required": required,
+        "properties": properties,
+        "propertyNames": { "pattern": "^([a-z0-9]{1,20}|data_base64)$" },
+        "additionalProperties": { "type": ["boolean", "integer", "string", "null"] },
+    })
+}
+
+/// Attributes of the specification: the name, whether every event has it, and its schema.
+fn attributes() -> [(&'static str, bool, Value); 7] {
+    let text = || json!({ "type": "string", "minLength": 1 });
+    let format = |format: &str| json!({ "type": "string", "minLength": 1, "format": format });
+    [
+        ("specversion", true, json!({ "type": "string", "const": "1.0" })),
+        ("id", true, text()),
+        ("source", true, format("uri-reference")),
+        ("type", true, text()),
+        ("subject", false, text()),
+        ("time", false, format("date-time")),
+        ("dataschema", false, format("uri")),
+    ]
 }
 
 /// A reply of the function's, and each status that the gateway may answer instead, with its codes.
@@ -199,6 +262,9 @@ fn problem_schema() -> Value {
         },
     })
 }
+
+/// The media type of a CloudEvent in structured mode.
+const STRUCTURED: &str = "application/cloudevents+json";
 
 const EVENT: &str = "event";
 const QUERY: &str = "query";

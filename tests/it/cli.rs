@@ -13,7 +13,7 @@ use sandgate::{authn::dev, site::tenant::RawTenant};
 use crate::world::World;
 
 /// Exit code, standard output, standard error.
-fn sandgate(args: &[&str]) -> (u8, String, String) {
+pub(crate) fn sandgate(args: &[&str]) -> (u8, String, String) {
     crate::guest::compiled_by_sandgate();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let args = std::iter::once("sandgate").chain(args.iter().copied()).map(Into::into);

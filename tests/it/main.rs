@@ -14,6 +14,7 @@ mod bound;
 mod browser;
 mod cli;
 mod client;
+mod cloudevents;
 mod compile;
 mod components;
 mod connections;
