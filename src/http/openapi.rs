@@ -252,11 +252,15 @@ fn responses(function: &Function) -> Value {
         false => json!({ "*/*": {} }),
     };
     responses.insert("2XX".into(), json!({ "description": "The function's reply", "content": content }));
+    // A function may answer with any of these itself, in its own words; a refusal of the gateway's is always a problem.
     for code in Code::ALL {
         let entry = responses.entry(code.status().as_u16().to_string()).or_insert_with(|| {
             json!({
                 "description": "",
-                "content": { "application/problem+json": { "schema": reference("#/components/schemas/Problem") } },
+                "content": {
+                    "application/problem+json": { "schema": reference("#/components/schemas/Problem") },
+                    "*/*": {},
+                },
             })
         });
         let before = entry.get("description").and_then(Value::as_str).unwrap_or_default();
