@@ -1,14 +1,13 @@
 //! What reading an event costs, beside `serde_json`'s parse alone: the goal is 3 times, schema and all.
 
-use std::{hint::black_box, time::Duration};
+mod minted;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use http::{HeaderMap, HeaderValue, Method, header};
-use sandgate::{
-    event::{BodyBounds, EventHead, EventRules, JsonLimits, UnreadBody, Written, json},
-    id::FunctionId,
-    site::{diagnostic::Source, manifest::RawManifest},
-};
+use std::hint::black_box;
+
+use bytes::Bytes;
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use minted::Minted;
+use sandgate::event::{JsonLimits, json};
 use serde_json::Value;
 
 const SCHEMA: &str = r##"{
@@ -33,24 +32,6 @@ const SCHEMA: &str = r##"{
     }}
 }"##;
 
-fn rules() -> EventRules {
-    let toml = "component = \"a.wasm\"\nmethods = [\"POST\"]\n[event]\nschema = \"event.schema.json\"\ninjection = \"off\"\n";
-    let manifest: RawManifest = toml::from_str(toml).expect("the manifest is TOML");
-    let function =
-        FunctionId { tenant: "acme".parse().expect("a name"), function: "orders".parse().expect("a name") };
-    let schema = Source::new("event.schema.json", SCHEMA);
-    let written = Written {
-        function: &function,
-        manifest: &manifest,
-        manifest_source: &Source::new("function.toml", toml),
-        event_schema: Some(&schema),
-        query_schema: None,
-        response_schema: None,
-    };
-    let bounds = BodyBounds { max_bytes: 1 << 20, time: Duration::from_secs(10) };
-    EventRules::compile(written, bounds).0.expect("the manifest has no fault")
-}
-
 /// Orders of some 290 bytes each, up to about that many bytes.
 fn event(bytes: usize) -> Vec<u8> {
     let order = |n: usize| {
@@ -69,10 +50,9 @@ fn event(bytes: usize) -> Vec<u8> {
 }
 
 fn parse(c: &mut Criterion) {
-    let rules = rules();
+    let (minted, _) = Minted::new(SCHEMA);
+    let rules = &minted.events;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let mut group = c.benchmark_group("event");
     for size in [300, 64 * 1024] {
         let body = event(size);
@@ -87,12 +67,13 @@ fn parse(c: &mut Criterion) {
         group.bench_with_input(BenchmarkId::new("strict_parse_text_and_schema", size), &body, |b, body| {
             b.iter(|| rules.check_json(black_box(body)))
         });
-        let bytes = bytes::Bytes::from(body);
+        let body = Bytes::from(body);
         group.bench_function(BenchmarkId::new("whole_event", size), |b| {
-            b.to_async(&runtime).iter(|| {
-                let head = EventHead { method: &Method::POST, rest: None, query: None, headers: &headers };
-                rules.read_event(head, UnreadBody::of(bytes.clone()))
-            })
+            b.iter_batched(
+                || runtime.block_on(minted.authorized(&body)),
+                |authorized| runtime.block_on(rules.validate(authorized)).expect("a valid event"),
+                BatchSize::SmallInput,
+            )
         });
     }
     group.finish();

@@ -2,6 +2,8 @@
 //!
 //! `env -u RUST_BACKTRACE cargo bench --bench sandbox`
 
+mod minted;
+
 use std::{
     hint::black_box,
     sync::Arc,
@@ -9,38 +11,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use minted::Minted;
 use rustix::time::{ClockId, clock_gettime};
 use sandgate::{
-    id::TenantName,
-    sandbox::{CallerInput, EventInput, Limits, PoolLimits, Runner, Sandbox, Settings, Usage},
+    event::{ReplyRules, Validated},
+    sandbox::{Limits, PoolLimits, Runner, Sandbox, Settings, Usage},
 };
+use tokio::runtime::Runtime;
 
 const HELLO: &str = include_str!("../functions/acme/hello/hello.wat");
-
-fn event(body: &[u8]) -> EventInput<'_> {
-    EventInput {
-        request_id: "0190b6d5-7c1a-7c00-9000-0123456789ab",
-        caller: CallerInput { id: "acme/alice", roles: &["acme/invoker"], scopes: &["greet"] },
-        method: "POST",
-        rest: "",
-        query: "{}",
-        headers: &[("accept", "application/json"), ("content-type", "application/json")],
-        content_type: "application/json",
-        body,
-        raw: None,
-        signals: &[],
-    }
-}
-
-fn tenant() -> TenantName {
-    "acme".parse().expect("a name")
-}
 
 fn runner(pool: PoolLimits, component: &str) -> Runner {
     let sandbox = Sandbox::start(&Settings { pool, ..Settings::default() }).expect("a sandbox");
     let component = sandbox.admit(component.as_bytes(), None).expect("a component");
-    sandbox.runner(&tenant(), component, Limits::default())
+    sandbox.runner(minted::function(), component, Limits::default())
 }
 
 /// What a guest built by a compiler with a heap and a stack of 1 MiB looks like: 17 pages at first, and it writes to
@@ -72,14 +58,26 @@ fn large() -> Vec<u8> {
     wat::parse_str(HELLO.replace(memory, &format!("{memory} {code}"))).expect("a component")
 }
 
-fn call(runtime: &tokio::runtime::Runtime, runner: &Runner) {
-    let body = br#"{"name":"Ada Lovelace"}"#;
-    let mut usage = Usage::default();
-    let reply = runtime.block_on(runner.run_event(event(body), &mut usage)).expect("a reply");
-    black_box((reply, usage));
+const SCHEMA: &str = include_str!("../functions/acme/hello/event.schema.json");
+
+/// Evidence for so many calls. Made before the clock starts: here only the last stage is measured.
+fn events(runtime: &Runtime, minted: &Minted, count: u64) -> Vec<Validated> {
+    let body = Bytes::from_static(br#"{"name":"Ada Lovelace"}"#);
+    let event = async || {
+        let authorized = minted.authorized(&body).await;
+        minted.events.validate(authorized).await.expect("a valid event")
+    };
+    (0..count).map(|_| runtime.block_on(event())).collect()
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+fn call(runtime: &Runtime, replies: &ReplyRules, runner: &Runner, event: Validated) -> Usage {
+    let mut usage = Usage::default();
+    let outcome = runtime.block_on(runner.run(event, replies, &mut usage)).expect("a reply");
+    black_box(outcome);
+    usage
+}
+
+fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
 }
 
@@ -90,7 +88,7 @@ fn thread_cpu() -> Duration {
 }
 
 fn fresh(c: &mut Criterion) {
-    let runtime = runtime();
+    let (runtime, (minted, replies)) = (runtime(), Minted::new(SCHEMA));
     let mut group = c.benchmark_group("instantiate + call + drop, CPU time");
     let base = PoolLimits::default();
     let keep =
@@ -117,8 +115,11 @@ fn fresh(c: &mut Criterion) {
             let runner = runner(pool, &text);
             group.bench_function(format!("{guest}: {name}"), |b| {
                 b.iter_custom(|iterations| {
+                    let events = events(&runtime, &minted, iterations);
                     let started = thread_cpu();
-                    (0..iterations).for_each(|_| call(&runtime, &runner));
+                    for event in events {
+                        black_box(call(&runtime, &replies, &runner, event));
+                    }
                     thread_cpu() - started
                 })
             });
@@ -129,6 +130,7 @@ fn fresh(c: &mut Criterion) {
 
 /// The same on two threads at once: page-table locks, TLB shoot-downs and the pool's own locks show here.
 fn contended(c: &mut Criterion) {
+    let (minted, replies) = Minted::new(SCHEMA);
     let mut group = c.benchmark_group("two threads");
     let base = PoolLimits::default();
     let settings = [
@@ -146,13 +148,16 @@ fn contended(c: &mut Criterion) {
             let runner = runner(pool, &text);
             group.bench_function(format!("{guest}: {name}"), |b| {
                 b.iter_custom(|iterations| {
+                    let halves = [(); 2].map(|()| events(&runtime(), &minted, iterations / 2 + 1));
                     let started = Instant::now();
                     thread::scope(|scope| {
-                        for _ in 0..2 {
-                            let runner = runner.clone();
+                        for half in halves {
+                            let (replies, runner) = (&replies, &runner);
                             scope.spawn(move || {
                                 let runtime = runtime();
-                                (0..iterations / 2 + 1).for_each(|_| call(&runtime, &runner));
+                                for event in half {
+                                    black_box(call(&runtime, replies, runner, event));
+                                }
                             });
                         }
                     });
@@ -166,7 +171,7 @@ fn contended(c: &mut Criterion) {
 
 /// The first call of a function whose artefact is stored.
 fn cold(c: &mut Criterion) {
-    let runtime = runtime();
+    let (runtime, (minted, replies)) = (runtime(), Minted::new(SCHEMA));
     let mut group = c.benchmark_group("first call, artefact stored");
     for (name, text) in [("hello", HELLO.as_bytes().to_vec()), ("artefact of 1 MiB", large())] {
         let dir = tempfile::tempdir().expect("a folder");
@@ -182,12 +187,13 @@ fn cold(c: &mut Criterion) {
             b.iter_batched(
                 || {
                     let component = sandbox.admit(&text, None).expect("a component");
-                    sandbox.runner(&tenant(), component, Limits::default())
+                    let runner = sandbox.runner(minted::function(), component, Limits::default());
+                    (runner, events(&runtime, &minted, 1))
                 },
-                |runner| {
-                    let mut usage = Usage::default();
-                    let reply = runtime.block_on(runner.run_event(event(b"{}"), &mut usage));
-                    assert!(usage.cold && reply.is_ok(), "{reply:?}");
+                |(runner, events)| {
+                    for event in events {
+                        assert!(call(&runtime, &replies, &runner, event).cold);
+                    }
                 },
                 BatchSize::PerIteration,
             )

@@ -67,7 +67,7 @@ pub enum AuthzError {
         /// What was asked for.
         function: FunctionId,
         /// Who said so.
-        decision: Box<Decision>,
+        decision: Arc<Decision>,
     },
     /// A policy that was consulted failed to evaluate.
     #[error("a policy failed to evaluate for `{function}`")]
@@ -75,7 +75,7 @@ pub enum AuthzError {
         /// What was asked for.
         function: FunctionId,
         /// Which policies failed.
-        decision: Box<Decision>,
+        decision: Arc<Decision>,
     },
     /// Caller or request of another tenant or function than this authorizer's: the gateway's own mistake.
     #[error("evidence for `{given}` was brought to `{function}`")]
@@ -104,7 +104,7 @@ pub enum AuthzError {
 
 impl AuthzError {
     /// The decision, where there was one.
-    pub fn decision(&self) -> Option<&Decision> {
+    pub fn decision(&self) -> Option<&Arc<Decision>> {
         match self {
             Self::Forbidden { decision, .. } | Self::Evaluation { decision, .. } => Some(decision),
             Self::TenantMismatch { .. } | Self::Request(_) | Self::Caller(_) | Self::Slice { .. } => None,
@@ -151,14 +151,19 @@ impl Authorizer {
     }
 
     /// As [`Self::decide`], but a caller's last decision is recalled where nothing that policies read has changed.
-    fn decide_or_recall(&self, caller: &Principal, facts: &RequestFacts<'_>) -> Result<Decision, AuthzError> {
+    fn decide_or_recall(
+        &self,
+        caller: &Principal,
+        facts: &RequestFacts<'_>,
+    ) -> Result<Arc<Decision>, AuthzError> {
         let slice = self.slice()?;
         let known = self.known(&slice, caller)?;
         if let Some(decision) = known.memo.load().as_ref().and_then(|memo| memo.recall(facts)) {
             return Ok(decision);
         }
-        let decision = self.decide_on(&slice, &known, facts)?;
-        known.memo.store(Some(Arc::new(Memo::new(slice.read_fields, facts, decision.clone()))));
+        let decision = Arc::new(self.decide_on(&slice, &known, facts)?);
+        let memo = Memo::new(slice.read_fields, facts, Arc::clone(&decision));
+        known.memo.store(Some(Arc::new(memo)));
         Ok(decision)
     }
 
@@ -205,10 +210,10 @@ impl Authorizer {
         let decision = self.decide_or_recall(&principal, &facts)?;
         let function = || self.function.clone();
         if !decision.errors.is_empty() {
-            return Err(AuthzError::Evaluation { function: function(), decision: Box::new(decision) });
+            return Err(AuthzError::Evaluation { function: function(), decision });
         }
         if !decision.allowed {
-            return Err(AuthzError::Forbidden { function: function(), decision: Box::new(decision) });
+            return Err(AuthzError::Forbidden { function: function(), decision });
         }
         Ok(Authorized { received, caller, decision })
     }
@@ -234,7 +239,7 @@ impl Authorizer {
 pub struct Authorized<B> {
     received: Received<B>,
     caller: Arc<Caller>,
-    decision: Decision,
+    decision: Arc<Decision>,
 }
 
 /// An [`Authorized`] taken apart by the stage that consumes it.
@@ -242,7 +247,7 @@ pub struct Authorized<B> {
 pub(crate) struct AuthorizedParts<B> {
     pub(crate) received: Received<B>,
     pub(crate) caller: Arc<Caller>,
-    pub(crate) decision: Decision,
+    pub(crate) decision: Arc<Decision>,
 }
 
 impl<B> Authorized<B> {
@@ -267,7 +272,7 @@ impl<B> Authorized<B> {
     }
 
     /// Who said so.
-    pub fn decision(&self) -> &Decision {
+    pub fn decision(&self) -> &Arc<Decision> {
         &self.decision
     }
 

@@ -37,4 +37,5 @@ pub use injection::{Mode as InjectionMode, Signal, SignalKind};
 pub use json::JsonLimits;
 pub use read::UnreadBody;
 pub use reply::{CheckedReply, RawReply, ReplyError, ReplyRules};
-pub use rules::{BodyBounds, Event, EventHead, EventRules, Validated, Written};
+pub use rules::{BodyBounds, Event, EventRules, Validated, Written};
+pub use schema::property_at;

@@ -12,6 +12,7 @@ mod aggregate;
 mod chain;
 mod checkpoint;
 mod entry;
+mod histogram;
 mod log;
 pub mod metrics;
 mod redact;

@@ -47,13 +47,14 @@ pub use process::{
     worker::{compile_component, probe_confinement},
 };
 pub use run::Runner;
-pub use world::{Breach, CallerInput, EventInput, Reply, SignalInput};
+pub use world::Breach;
 
-use crate::id::TenantName;
+use crate::id::FunctionId;
 use compile::Compiler;
 use engine::Ticker;
 use pool::CpuPool;
 use run::Gate;
+use world::{CallerInput, EventInput, Reply, SignalInput};
 
 /// How the sandbox is set up.
 #[derive(Debug, Clone)]
@@ -134,13 +135,13 @@ impl Sandbox {
         self.instances.occupancy()
     }
 
-    /// A runner for one function. `tenant` takes its turn in the queue for threads.
+    /// A runner for one function, whose tenant takes its turn in the queue for threads.
     pub fn runner(
         self: &Arc<Self>,
-        tenant: &TenantName,
+        function: FunctionId,
         component: Arc<Component>,
         limits: Limits,
     ) -> Runner {
-        Runner::new(Arc::clone(self), tenant.as_str(), component, limits)
+        Runner::new(Arc::clone(self), function, component, limits)
     }
 }

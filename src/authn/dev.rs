@@ -26,7 +26,10 @@ use super::{
 };
 use crate::{
     id::TenantName,
-    site::tenant::{RawIssuer, RawTenant},
+    site::{
+        tenant::{RawIssuer, RawTenant},
+        units::Span,
+    },
 };
 
 /// Where the keys are, from the site's top.
@@ -44,13 +47,21 @@ pub struct DevIssuer {
 /// Why a dev issuer or its token could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
-    /// The tenant has no dev issuer of that name.
-    #[error("tenant `{tenant}` has no dev issuer{}", named(.name.as_deref()))]
+    /// The tenant has no dev issuer of that name, or none at all.
+    #[error("tenant `{tenant}` has no dev issuer{}: {}", named(.name.as_deref()), instead(.tenant, .known))]
     NoDevIssuer {
         /// The tenant.
         tenant: TenantName,
         /// The issuer's name, if one was asked for.
         name: Option<String>,
+        /// The dev issuers that it has, by name.
+        known: Vec<Option<String>>,
+    },
+    /// The issuer's key was not made yet.
+    #[error("there is no dev key `{}`: `sandgate dev` makes it when it starts", .path.display())]
+    NoKey {
+        /// Its file.
+        path: PathBuf,
     },
     /// The issuer allows neither ES256 nor EdDSA.
     #[error("a dev issuer signs with ES256 or EdDSA, and its `algorithms` allow neither")]
@@ -92,7 +103,7 @@ pub enum MintError {
         what: &'static str,
     },
     /// The record would refuse the token.
-    #[error("the dev issuer lets tokens live for {most:?} at most")]
+    #[error("the dev issuer lets tokens live for {} at most", Span(*.most))]
     LivesTooLong {
         /// `max-lifetime`.
         most: Duration,
@@ -216,9 +227,10 @@ fn choose<'a>(
     raw: &'a RawTenant,
     name: Option<&str>,
 ) -> Result<&'a RawIssuer, MintError> {
-    let none = || MintError::NoDevIssuer { tenant: tenant.clone(), name: name.map(str::to_owned) };
     let dev: Vec<&RawIssuer> =
         raw.issuers.iter().map(toml::Spanned::get_ref).filter(|issuer| issuer.dev).collect();
+    let known = dev.iter().map(|issuer| name_of(issuer).map(str::to_owned)).collect();
+    let none = || MintError::NoDevIssuer { tenant: tenant.clone(), name: name.map(str::to_owned), known };
     match (name, dev.as_slice()) {
         (None, [only]) => Ok(only),
         _ => dev.into_iter().find(|issuer| name_of(issuer) == name).ok_or_else(none),
@@ -281,7 +293,10 @@ fn claims(
 }
 
 fn key_of(path: &Path) -> Result<KeyPair, MintError> {
-    let pem = fs::read_to_string(path).map_err(|source| MintError::Key { path: path.to_owned(), source })?;
+    let pem = fs::read_to_string(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => MintError::NoKey { path: path.to_owned() },
+        _ => MintError::Key { path: path.to_owned(), source },
+    })?;
     KeyPair::from_pem(&pem).map_err(|_| MintError::NotAKey { path: path.to_owned() })
 }
 
@@ -341,4 +356,18 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 
 fn named(name: Option<&str>) -> String {
     name.map_or(String::new(), |name| format!(" named `{name}`"))
+}
+
+/// What to do without the dev issuer that was asked for.
+fn instead(tenant: &TenantName, known: &[Option<String>]) -> String {
+    if known.is_empty() {
+        return format!(
+            "give an `[[issuers]]` of `policies/{tenant}/tenant.toml` `dev = true`, and `sandgate dev` makes its key"
+        );
+    }
+    let names: Vec<String> = known
+        .iter()
+        .map(|name| name.as_ref().map_or_else(|| "an unnamed one".to_owned(), |name| format!("`{name}`")))
+        .collect();
+    format!("it has {}", names.join(", "))
 }

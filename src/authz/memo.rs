@@ -5,7 +5,7 @@
 //! only the fields that the slice reads ([`Reads`]) can change the answer. So an equal reading has an equal answer,
 //! denies and errors included, and the same caller's next call costs a comparison.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use super::{decide::Decision, reads::Reads, request::RequestFacts};
 
@@ -17,7 +17,7 @@ pub(super) struct ReadFields(u16);
 #[derive(Debug)]
 pub(super) struct Memo {
     reading: Reading,
-    decision: Decision,
+    decision: Arc<Decision>,
 }
 
 /// What the slice's policies could see of a request; a field that none of them reads is `None`.
@@ -48,7 +48,7 @@ impl ReadFields {
 }
 
 impl Memo {
-    pub(super) fn new(fields: ReadFields, facts: &RequestFacts<'_>, decision: Decision) -> Self {
+    pub(super) fn new(fields: ReadFields, facts: &RequestFacts<'_>, decision: Arc<Decision>) -> Self {
         let text = |field: usize, text: &str| fields.has(field).then(|| text.into());
         let reading = Reading {
             method: text(0, facts.method),
@@ -64,7 +64,7 @@ impl Memo {
     }
 
     /// The decision, if these facts read the same.
-    pub(super) fn recall(&self, facts: &RequestFacts<'_>) -> Option<Decision> {
+    pub(super) fn recall(&self, facts: &RequestFacts<'_>) -> Option<Arc<Decision>> {
         let Reading { method, path, tls, client, now, authenticated_at, binding, bytes } = &self.reading;
         let text = |noted: &Option<Box<str>>, text: &str| noted.as_deref().is_none_or(|noted| noted == text);
         let same = text(method, facts.method)
@@ -75,7 +75,7 @@ impl Memo {
             && authenticated_at.is_none_or(|at| at == facts.authenticated_at.map(second))
             && text(binding, facts.binding)
             && bytes.is_none_or(|bytes| bytes == facts.bytes);
-        same.then(|| self.decision.clone())
+        same.then(|| Arc::clone(&self.decision))
     }
 }
 
@@ -94,15 +94,15 @@ mod tests {
         Reads { context: fields.iter().map(|field| (*field).to_owned()).collect(), ..Reads::default() }
     }
 
-    fn decision(reads: &Reads) -> Decision {
-        Decision {
+    fn decision(reads: &Reads) -> Arc<Decision> {
+        Arc::new(Decision {
             allowed: true,
             policies: vec!["acme/p".into()],
             errors: vec![],
             codes: vec![],
             hints: vec![],
             reads: Arc::new(reads.clone()),
-        }
+        })
     }
 
     /// Requests that each differ from the first in one field.

@@ -1,41 +1,33 @@
 //! `sandgate dev`: the gateway on one's own machine, with a call that works.
 
-use std::{io::Write, net::SocketAddr, path::PathBuf};
+use std::io::Write;
 
 use clap::Args;
 
-use super::{Exit, Failure, SiteArg, serve::serve, token::mint_sample};
-use crate::{http::health::Mode, server::Options, server::Running};
+use super::{
+    Exit, Failure,
+    serve::{Place, serve},
+    token::mint_sample,
+};
+use crate::{http::health::Mode, server::Running};
 
 /// Serve on loopback for local work, after making the keys and certificates that are missing
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sandgate dev --site .")]
+#[command(
+    after_help = "Example:\n  sandgate dev --site .",
+    mut_arg("listen", |arg| arg.help("Address of the data plane, on loopback [default: `[server] listen`, 127.0.0.1:8443]")),
+    mut_arg("ops_listen", |arg| arg.help("Address of the ops listener, on loopback [default: `[server] ops-listen`, 127.0.0.1:9443]")),
+    mut_arg("data", |arg| arg.help("The data directory [default: `.sandgate` in the site]")),
+)]
 pub(super) struct Dev {
     #[command(flatten)]
-    site: SiteArg,
-    /// Address of the data plane, on loopback [default: `[server] listen`, 127.0.0.1:8443]
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<SocketAddr>,
-    /// Address of the ops listener, on loopback [default: `[server] ops-listen`, 127.0.0.1:9443]
-    #[arg(long, value_name = "ADDR")]
-    ops_listen: Option<SocketAddr>,
-    /// The data directory [default: `.sandgate` in the site]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    place: Place,
 }
 
 impl Dev {
     pub(super) fn run(self, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit, Failure> {
-        let dir = self.site.site.clone();
-        let options = Options {
-            site: self.site.site,
-            listen: self.listen,
-            ops_listen: self.ops_listen,
-            data: self.data,
-            mode: Mode::Development,
-            strict: false,
-        };
-        serve(options, err, |running, _| {
+        let dir = self.place.site.site.clone();
+        serve(self.place.options(Mode::Development, false), err, |running, _| {
             writeln!(
                 out,
                 "DEVELOPMENT: keys and certificates of this machine, under certs/dev/; not for production"

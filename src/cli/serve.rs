@@ -16,14 +16,11 @@ use crate::{
     site::env,
 };
 
-/// Serve the site
+/// Where a site is served, and where it is written.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  sandgate serve --site /srv/sandgate --listen 0.0.0.0:443 --data /var/lib/sandgate --strict"
-)]
-pub(super) struct Serve {
+pub(super) struct Place {
     #[command(flatten)]
-    site: SiteArg,
+    pub(super) site: SiteArg,
     /// Address of the data plane [default: `[server] listen`, 127.0.0.1:8443]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
@@ -33,6 +30,23 @@ pub(super) struct Serve {
     /// The data directory, the only place that is written to [default: `.sandgate` in the site]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+}
+
+impl Place {
+    pub(super) fn options(self, mode: Mode, strict: bool) -> Options {
+        let Self { site, listen, ops_listen, data } = self;
+        Options { site: site.site, listen, ops_listen, data, mode, strict }
+    }
+}
+
+/// Serve the site
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  sandgate serve --site /srv/sandgate --listen 0.0.0.0:443 --data /var/lib/sandgate --strict"
+)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    place: Place,
     /// Any fault keeps it from starting, not only one of the platform part
     #[arg(long)]
     strict: bool,
@@ -40,15 +54,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self, _out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit, Failure> {
-        let options = Options {
-            site: self.site.site,
-            listen: self.listen,
-            ops_listen: self.ops_listen,
-            data: self.data,
-            mode: Mode::Production,
-            strict: self.strict,
-        };
-        serve(options, err, |_, _| Ok(()))
+        serve(self.place.options(Mode::Production, self.strict), err, |_, _| Ok(()))
     }
 }
 

@@ -134,9 +134,14 @@ impl ReplyRules {
         ((!faulty).then_some(Self { max_bytes, schema }), author.diagnostics)
     }
 
-    /// Schema of the reply's body, as written.
-    pub fn response_schema(&self) -> Option<&Value> {
-        self.schema.as_ref().map(Schema::value)
+    /// Whether the reply's body has a schema.
+    pub fn has_schema(&self) -> bool {
+        self.schema.is_some()
+    }
+
+    /// Schema of the reply's body for a document in which it stands at `base`, such as `#/components/schemas/total`.
+    pub fn response_schema_at(&self, base: &str) -> Option<Value> {
+        self.schema.as_ref().map(|schema| schema.value_at(base))
     }
 
     /// Checks one reply.

@@ -80,18 +80,18 @@ pub struct EventRules {
 
 /// Parts of a request's head that an event is made of.
 #[derive(Debug, Clone, Copy)]
-pub struct EventHead<'a> {
+pub(super) struct EventHead<'a> {
     /// The method.
-    pub method: &'a Method,
+    pub(super) method: &'a Method,
     /// What follows the function's name and its slash in the path, still percent-encoded.
-    pub rest: Option<&'a str>,
+    pub(super) rest: Option<&'a str>,
     /// What follows `?`, still percent-encoded.
-    pub query: Option<&'a str>,
+    pub(super) query: Option<&'a str>,
     /// All headers.
-    pub headers: &'a HeaderMap,
+    pub(super) headers: &'a HeaderMap,
 }
 
-/// A function's input, sanitized and validated. Made by [`EventRules::read_event`] alone; not `Clone`.
+/// A function's input, sanitized and validated. Made by [`EventRules::validate`] alone; not `Clone`.
 #[derive(Debug)]
 pub struct Event {
     method: Method,
@@ -159,7 +159,7 @@ pub struct Validated {
     request_id: RequestId,
     function: FunctionId,
     caller: Arc<Caller>,
-    decision: Decision,
+    decision: Arc<Decision>,
     event: Event,
 }
 
@@ -180,7 +180,7 @@ impl Validated {
     }
 
     /// Who allowed it.
-    pub fn decision(&self) -> &Decision {
+    pub fn decision(&self) -> &Arc<Decision> {
         &self.decision
     }
 
@@ -216,7 +216,13 @@ impl EventRules {
     }
 
     /// Reads and validates the input of one request, in the order of design.md §7.
-    pub async fn read_event(&self, head: EventHead<'_>, body: UnreadBody) -> Result<Event, EventError> {
+    ///
+    /// For this stage alone: an event without evidence is none (INVARIANT Evidence).
+    pub(super) async fn read_event(
+        &self,
+        head: EventHead<'_>,
+        body: UnreadBody,
+    ) -> Result<Event, EventError> {
         if !self.methods.contains(head.method) {
             return Err(EventError::MethodNotAllowed { allow: Arc::clone(&self.allow) });
         }
@@ -368,9 +374,19 @@ impl EventRules {
         self.schema.as_ref().map(Schema::value)
     }
 
+    /// Schema of the body for a document in which it stands at `base`, such as `#/components/schemas/order`.
+    pub fn schema_at(&self, base: &str) -> Option<Value> {
+        self.schema.as_ref().map(|schema| schema.value_at(base))
+    }
+
     /// Schema of the query, as written.
     pub fn query_schema(&self) -> Option<&Value> {
         self.query_schema.as_ref().map(Schema::value)
+    }
+
+    /// Schema of the query for a document in which it stands at `base`.
+    pub fn query_schema_at(&self, base: &str) -> Option<Value> {
+        self.query_schema.as_ref().map(|schema| schema.value_at(base))
     }
 
     /// What happens about injection signals.

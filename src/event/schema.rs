@@ -4,11 +4,12 @@
 use std::ops::Range;
 
 use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind as Kind};
+use percent_encoding::{AsciiSet, CONTROLS};
 use serde_json::Value;
 
 use super::{
-    error::{MAX_VIOLATIONS, Malformed, Violation, shorten},
-    graph::{Finding, Graph},
+    error::{MAX_VIOLATIONS, Malformed, Violation, push_segment, shorten},
+    graph::{Finding, Graph, Step},
     json::{self, JsonLimits},
     locate::locate,
     plan::Plan,
@@ -78,6 +79,24 @@ impl Schema {
         &self.value
     }
 
+    /// The schema for a document in which it stands at `base`, such as `#/components/schemas/order`: what its references
+    /// lead to is named from there, since a `#` of its own would mean the document's root.
+    pub(crate) fn value_at(&self, base: &str) -> Value {
+        let mut value = self.value.clone();
+        let (graph, _) = Graph::of(&self.value, 0);
+        for node in &graph.nodes {
+            let Some(Value::Object(keywords)) = value.pointer_mut(&node.pointer) else { continue };
+            // Names by which nothing refers to it any more; an `$id` would also move the base of every reference.
+            keywords.remove("$id");
+            keywords.remove("$anchor");
+            let target = node.steps.iter().find(|(step, _)| matches!(step, Step::Ref));
+            if let Some(target) = target.and_then(|(_, to)| graph.nodes.get(*to)) {
+                keywords.insert("$ref".to_owned(), reference(base, &target.pointer).into());
+            }
+        }
+        value
+    }
+
     /// What it says about single places.
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan
@@ -96,6 +115,18 @@ impl Schema {
         });
         Err(told.collect())
     }
+}
+
+/// A reference to the property of that name of a schema that stands at `base`.
+pub fn property_at(base: &str, name: &str) -> String {
+    let mut pointer = "/properties".to_owned();
+    push_segment(&mut pointer, name);
+    reference(base, &pointer)
+}
+
+/// A reference to what a JSON pointer names below `base` (RFC 6901 §6).
+fn reference(base: &str, pointer: &str) -> String {
+    format!("{base}{}", percent_encoding::utf8_percent_encode(pointer, NOT_IN_FRAGMENT))
 }
 
 /// The schema's own bound behind an error; nothing of the value's.
@@ -164,6 +195,23 @@ fn at(source: &Source, diagnostic: Diagnostic, pointer: &str) -> Diagnostic {
         None => diagnostic.in_file(source),
     }
 }
+
+/// All that a fragment cannot hold as it is (RFC 3986 §3.5).
+const NOT_IN_FRAGMENT: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 /// Schemas of large public APIs stay well below.
 const MAX_SCHEMA_BYTES: usize = 256 * 1024;
@@ -252,6 +300,25 @@ mod tests {
         );
         let many = compile(r#"{"items": {"type": "integer"}}"#).unwrap();
         assert_eq!(many.check(&json!(vec!["x"; 100])).unwrap_err().len(), MAX_VIOLATIONS);
+    }
+
+    #[test]
+    fn in_another_document_references_lead_to_the_same_places() {
+        let schema = compile(
+            r##"{"$id": "https://a.example/s", "properties": {
+                "a": {"$ref": "#/$defs/x%20%25y"}, "b": {"$ref": "#n"}, "c": {"$ref": "#"}, "$ref": {"const": {"$ref": "#"}}},
+                "$defs": {"x %y": {"type": "string"}, "n": {"$anchor": "n", "type": "null"}}}"##,
+        )
+        .unwrap();
+        assert_eq!(
+            schema.value_at("#/components/schemas/s"),
+            json!({"properties": {
+                "a": {"$ref": "#/components/schemas/s/$defs/x%20%25y"},
+                "b": {"$ref": "#/components/schemas/s/$defs/n"},
+                "c": {"$ref": "#/components/schemas/s"},
+                "$ref": {"const": {"$ref": "#"}}},
+                "$defs": {"x %y": {"type": "string"}, "n": {"type": "null"}}})
+        );
     }
 
     #[test]

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{
-    BodyBounds, Event, EventError, EventHead, EventRules, InjectionMode, Part, Reason, SignalKind,
-    UnreadBody, Written,
+    BodyBounds, Event, EventError, EventRules, InjectionMode, Part, Reason, SignalKind, UnreadBody, Written,
+    rules::EventHead,
 };
 use crate::{
     id::FunctionId,

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::problem::Code;
 use crate::{
+    event::property_at,
     id::TenantName,
     pipeline::{Function, Tenant},
 };
@@ -12,8 +13,16 @@ use crate::{
 pub fn document(tenant: &Tenant, title: &str, server: &str) -> Value {
     let mut functions: Vec<_> = tenant.functions().collect();
     functions.sort_by(|a, b| a.id.cmp(&b.id));
-    let mut paths = Map::new();
+    let (mut paths, mut schemas) = (Map::new(), Map::new());
+    schemas.insert("Problem".into(), problem_schema());
     for function in functions {
+        let of_function = [
+            function.events.schema_at(&base(function, EVENT)).map(|schema| (EVENT, schema)),
+            function.events.query_schema_at(&base(function, QUERY)).map(|schema| (QUERY, schema)),
+            function.replies.response_schema_at(&base(function, RESPONSE)).map(|schema| (RESPONSE, schema)),
+        ];
+        let named = of_function.into_iter().flatten().map(|(what, schema)| (name(function, what), schema));
+        schemas.extend(named);
         paths.insert(format!("/{}", function.id), path_item(&tenant.name, function, false));
         if function.events.takes_rest() {
             paths.insert(format!("/{}/{{rest}}", function.id), path_item(&tenant.name, function, true));
@@ -30,9 +39,23 @@ pub fn document(tenant: &Tenant, title: &str, server: &str) -> Value {
             "securitySchemes": {
                 "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" }
             },
-            "schemas": { "Problem": problem_schema() },
+            "schemas": schemas,
         },
     })
+}
+
+/// The name of a function's schema among the document's. Functions of a tenant differ, and no name has a dot.
+fn name(function: &Function, what: &str) -> String {
+    format!("{}.{what}", function.id.function)
+}
+
+/// Where it stands: all references are told from the document's root (OpenAPI 3.1.0 §4.6).
+fn base(function: &Function, what: &str) -> String {
+    format!("#/components/schemas/{}", name(function, what))
+}
+
+fn reference(to: impl Into<String>) -> Value {
+    json!({ "$ref": to.into() })
 }
 
 fn path_item(tenant: &TenantName, function: &Function, with_rest: bool) -> Value {
@@ -83,17 +106,20 @@ fn query_parameters(function: &Function) -> Vec<Value> {
     let properties = schema.get("properties").and_then(Value::as_object);
     properties
         .into_iter()
-        .flatten()
-        .map(|(name, schema)| {
-            json!({ "name": name, "in": "query", "required": required.contains(&name.as_str()), "schema": schema })
+        .flat_map(Map::keys)
+        .map(|name| {
+            let at = property_at(&base(function, QUERY), name);
+            json!({ "name": name, "in": "query", "required": required.contains(&name.as_str()), "schema": reference(at) })
         })
         .collect()
 }
 
 fn request_content(function: &Function) -> Map<String, Value> {
     let schema = |media_type: &str| match (media_type, function.events.schema()) {
-        ("application/json" | "application/x-www-form-urlencoded", Some(schema)) => schema.clone(),
-        (media_type, Some(schema)) if media_type.ends_with("+json") => schema.clone(),
+        ("application/json" | "application/x-www-form-urlencoded", Some(_)) => {
+            reference(base(function, EVENT))
+        }
+        (media_type, Some(_)) if media_type.ends_with("+json") => reference(base(function, EVENT)),
         _ => json!({}),
     };
     function.events.media_types().map(|name| (name.to_owned(), json!({ "schema": schema(name) }))).collect()
@@ -102,16 +128,16 @@ fn request_content(function: &Function) -> Map<String, Value> {
 /// A reply of the function's, and each status that the gateway may answer instead, with its codes.
 fn responses(function: &Function) -> Value {
     let mut responses = Map::new();
-    let content = match function.replies.response_schema() {
-        Some(schema) => json!({ "application/json": { "schema": schema } }),
-        None => json!({ "*/*": {} }),
+    let content = match function.replies.has_schema() {
+        true => json!({ "application/json": { "schema": reference(base(function, RESPONSE)) } }),
+        false => json!({ "*/*": {} }),
     };
     responses.insert("2XX".into(), json!({ "description": "The function's reply", "content": content }));
     for code in Code::ALL {
         let entry = responses.entry(code.status().as_u16().to_string()).or_insert_with(|| {
             json!({
                 "description": "",
-                "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
+                "content": { "application/problem+json": { "schema": reference("#/components/schemas/Problem") } },
             })
         });
         let before = entry.get("description").and_then(Value::as_str).unwrap_or_default();
@@ -151,3 +177,7 @@ fn problem_schema() -> Value {
         },
     })
 }
+
+const EVENT: &str = "event";
+const QUERY: &str = "query";
+const RESPONSE: &str = "response";

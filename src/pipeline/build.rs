@@ -200,11 +200,12 @@ impl Builder {
     ) -> Option<Function> {
         let manifest = sources.raw.as_ref()?;
         let limits = Limits::in_force(config, ceilings, manifest);
+        let mut unopened = Vec::new();
         let mut schema = |named: Option<&toml::Spanned<String>>| match sources.open_text(named?, SCHEMA_BYTES)
         {
             Ok(source) => Some(source),
             Err(fault) => {
-                diagnostics.push(fault);
+                unopened.push(fault);
                 None
             }
         };
@@ -220,9 +221,12 @@ impl Builder {
             response_schema: response.as_ref(),
         };
         let most = BodyBounds { max_bytes: limits.event.value.0, time: config.server.body_timeout.0 };
-        let (events, told) = EventRules::compile(written, most);
-        diagnostics.extend(told);
-        let (replies, told) = ReplyRules::compile(written, limits.response.value.0);
+        let (events, mut told) = EventRules::compile(written, most);
+        let (replies, of_replies) = ReplyRules::compile(written, limits.response.value.0);
+        told.extend(of_replies);
+        // A file that does not open is told once, with the reason.
+        told.retain(|told| !unopened.iter().any(|fault| fault.source == told.source));
+        diagnostics.extend(unopened);
         diagnostics.extend(told);
         let component = match sources.open(&manifest.component, config.sandbox.component) {
             Ok(bytes) => {
@@ -250,7 +254,7 @@ impl Builder {
             authorizer: Authorizer::new(policies?, sources.id.function.clone(), labels),
             events: events?,
             replies: replies?,
-            runner: self.sandbox.runner(&sources.id.tenant, component?, limits),
+            runner: self.sandbox.runner(sources.id.clone(), component?, limits),
             metrics: self.metrics.function(&sources.id.tenant, &sources.id.function),
         })
     }

@@ -22,7 +22,7 @@ use crate::{
         self, AuditError, CallerEntry, DecisionEntry, LimitHit, Outcome, Pairs, Record, SetBy, SignalEntry,
         Stage, Start,
     },
-    sandbox::{self, LimitValue, Usage},
+    sandbox::{self, LimitValue, SandboxError, Usage},
 };
 
 /// Status and code of a reply that nobody was there to receive; 499 is what access logs of other servers say too.
@@ -53,7 +53,7 @@ struct Notes {
     tenant: Option<Arc<Tenant>>,
     function: Option<Arc<Function>>,
     caller: Option<Arc<Caller>>,
-    decision: Option<Decision>,
+    decision: Option<Arc<Decision>>,
     signals: Vec<Signal>,
     bytes_in: u64,
     bytes_out: u64,
@@ -111,8 +111,8 @@ impl Journal {
     }
 
     /// Policy allows it; next: is it an event.
-    pub(super) fn authorized(&mut self, decision: &Decision) {
-        self.note(Stage::Validate, |notes| notes.decision = Some(decision.clone()));
+    pub(super) fn authorized(&mut self, decision: &Arc<Decision>) {
+        self.note(Stage::Validate, |notes| notes.decision = Some(Arc::clone(decision)));
     }
 
     /// It is an event; next: run.
@@ -186,8 +186,14 @@ struct Reason {
     word: &'static str,
     /// The whole chain of causes.
     text: String,
-    decision: Option<Decision>,
+    decision: Option<Arc<Decision>>,
     signals: Vec<Signal>,
+    /// A tenant that the site has, though nothing of it serves.
+    tenant: Option<TenantName>,
+    /// The event was larger than the function takes.
+    too_large: bool,
+    /// There was no room to run it.
+    shed: bool,
 }
 
 impl Reason {
@@ -195,8 +201,12 @@ impl Reason {
         let mut text = refusal.to_string();
         let mut cause = std::error::Error::source(refusal);
         while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
+            let told = error.to_string();
+            // Some errors tell their cause themselves.
+            if !text.ends_with(&told) {
+                text.push_str(": ");
+                text.push_str(&told);
+            }
             cause = error.source();
         }
         let word = match refusal {
@@ -213,7 +223,13 @@ impl Reason {
             Refusal::Event(EventError::Injection { signals }) => signals.clone(),
             _ => Vec::new(),
         };
-        Self { word, text, decision, signals }
+        let tenant = match refusal {
+            Refusal::FaultyTenant(tenant) => Some(tenant.clone()),
+            _ => None,
+        };
+        let too_large = matches!(refusal, Refusal::Event(EventError::TooLarge { .. }));
+        let shed = matches!(refusal, Refusal::Sandbox(SandboxError::Overloaded(_)));
+        Self { word, text, decision, signals, tenant, too_large, shed }
     }
 }
 
@@ -232,22 +248,20 @@ impl Notes {
             None => metrics.refused(code),
         }
         let Some(caller) = self.caller.clone() else {
-            let reason = reason.unwrap_or_else(|| Reason {
-                word: "client gone",
-                text: String::new(),
-                decision: None,
-                signals: Vec::new(),
-            });
+            let (word, text, faulty) = match reason {
+                Some(reason) => (reason.word, Some(reason.text), reason.tenant),
+                None => ("client gone", None, None),
+            };
             let refusal = record::Refusal {
                 request_id: self.request_id,
                 time: self.arrived,
                 client: self.client,
                 status,
                 code,
-                reason: reason.word,
-                detail: Some(reason.text).filter(|text| !text.is_empty()),
+                reason: word,
+                detail: text,
                 // A name that the site does not have is the caller's text, and as many as it likes.
-                tenant: self.tenant.as_ref().map(|tenant| tenant.name.clone()),
+                tenant: self.tenant.as_ref().map(|tenant| tenant.name.clone()).or(faulty),
             };
             gateway.audit().refused_unauthenticated(refusal).await;
             return Ok(());
@@ -267,10 +281,18 @@ impl Notes {
         code: &'static str,
         reason: Option<Reason>,
     ) -> Record {
+        let (too_large, shed) = reason.as_ref().map_or((false, false), |r| (r.too_large, r.shed));
         let (reason, denied, blocked) = match reason {
             Some(reason) => (Some(reason.text), reason.decision, reason.signals),
             None => (None, None, Vec::new()),
         };
+        let mut limits: Vec<LimitHit> = self.usage.hits.iter().map(limit_hit).collect();
+        limits.extend(self.function.as_ref().filter(|_| too_large).map(|function| {
+            let event = function.runner.limits().event;
+            LimitHit { name: "max-bytes", value: event.value.0, set_by: set_by(event.set_by) }
+        }));
+        // A call that was shed after its slice had an instance, and lost it.
+        let instance = self.ran && (!shed || self.usage.retried);
         let decision = self.decision.clone().or(denied);
         let reads = decision.as_ref().map(|decision| Arc::clone(&decision.reads));
         let signals = if blocked.is_empty() { &self.signals } else { &blocked };
@@ -297,7 +319,7 @@ impl Notes {
             },
             decision: decision.map(|decision| DecisionEntry {
                 allowed: decision.allowed,
-                policies: decision.policies,
+                policies: decision.policies.clone(),
                 errors: decision
                     .errors
                     .iter()
@@ -312,13 +334,13 @@ impl Notes {
                     kind: signal.kind.as_str(),
                 })
                 .collect(),
-            limits: self.usage.hits.iter().map(limit_hit).collect(),
+            limits,
             cpu_us: micros(self.usage.cpu),
             wall_us: micros(self.started.elapsed()),
             peak_memory: self.usage.peak_memory,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            start: self.ran.then_some(if self.usage.cold { Start::Cold } else { Start::Warm }),
+            start: instance.then_some(if self.usage.cold { Start::Cold } else { Start::Warm }),
         }
     }
 
@@ -373,11 +395,15 @@ fn limit_hit(hit: &sandbox::LimitHit) -> LimitHit {
             LimitValue::Size(bytes) => bytes.0,
             LimitValue::Count(count) => u64::from(count),
         },
-        set_by: match hit.set_by {
-            sandbox::SetBy::Platform => SetBy::Platform,
-            sandbox::SetBy::Tenant => SetBy::Tenant,
-            sandbox::SetBy::Function => SetBy::Function,
-        },
+        set_by: set_by(hit.set_by),
+    }
+}
+
+fn set_by(who: sandbox::SetBy) -> SetBy {
+    match who {
+        sandbox::SetBy::Platform => SetBy::Platform,
+        sandbox::SetBy::Tenant => SetBy::Tenant,
+        sandbox::SetBy::Function => SetBy::Function,
     }
 }
 

@@ -12,11 +12,11 @@ use std::{
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
 
-use super::{Stage, Stats, writer::lock};
+use super::{Stage, Stats, histogram::Histogram, writer::lock};
 use crate::id::{FunctionName, TenantName};
 
 type Seconds = Counter<f64, std::sync::atomic::AtomicU64>;
@@ -128,7 +128,7 @@ impl Metrics {
     /// Nothing counted yet.
     pub fn new() -> Self {
         let stage_seconds: Family<StageLabel, Histogram, fn() -> Histogram> =
-            Family::new_with_constructor(|| Histogram::new(STAGE_SECONDS));
+            Family::new_with_constructor(|| Histogram::new(&STAGE_SECONDS));
         let stages =
             Stage::ALL.map(|stage| stage_seconds.get_or_create_owned(&StageLabel { stage: stage.as_str() }));
         let mut metrics = Self {
@@ -216,7 +216,7 @@ impl Metrics {
     /// A stage took so long.
     pub fn stage(&self, stage: Stage, took: Duration) {
         if let Some(histogram) = self.stages.get(stage as usize) {
-            histogram.observe(took.as_secs_f64());
+            histogram.observe(took);
         }
     }
 

@@ -31,6 +31,9 @@ impl Runner {
         replies: &ReplyRules,
         usage: &mut Usage,
     ) -> Result<Outcome, SandboxError> {
+        if validated.function() != self.function() {
+            return Err(SandboxError::internal("a request for another function"));
+        }
         let reply = {
             let (event, caller) = (validated.event(), validated.caller());
             let request_id = validated.request_id().to_string();

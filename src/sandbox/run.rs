@@ -25,6 +25,7 @@ use super::{
     watch::{SLICE, Stop, Waiting, Watch},
     world::{self, EventBuffer, EventInput, Refused},
 };
+use crate::id::FunctionId;
 
 /// Runs one function. One for each function of a revision; clones are the same runner.
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ struct Inner {
     sandbox: Arc<Sandbox>,
     component: Arc<Component>,
     limits: Limits,
+    function: FunctionId,
     tenant: Arc<str>,
     in_flight: Gate,
     /// Above zero: recent calls outlived their slice.
@@ -44,7 +46,7 @@ struct Inner {
 impl Runner {
     pub(super) fn new(
         sandbox: Arc<Sandbox>,
-        tenant: &str,
+        function: FunctionId,
         component: Arc<Component>,
         limits: Limits,
     ) -> Self {
@@ -52,7 +54,8 @@ impl Runner {
             sandbox,
             component,
             limits,
-            tenant: tenant.into(),
+            tenant: function.tenant.as_str().into(),
+            function,
             in_flight: Gate::new(limits.concurrency.value),
             heavy: AtomicU32::new(0),
         }))
@@ -61,6 +64,11 @@ impl Runner {
     /// The limits that hold.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    /// The function that runs.
+    pub fn function(&self) -> &FunctionId {
+        &self.0.function
     }
 
     /// The component that runs.
@@ -72,9 +80,12 @@ impl Runner {
     ///
     /// If the future is dropped, a guest that is running stops at its next tick.
     ///
-    /// Hidden: benches measure it. What serves requests is [`Self::run`], which wants evidence.
-    #[doc(hidden)]
-    pub async fn run_event(&self, event: EventInput<'_>, usage: &mut Usage) -> Result<Reply, SandboxError> {
+    /// For this stage alone: what others call is [`Self::run`], which wants evidence (INVARIANT Evidence).
+    pub(super) async fn run_event(
+        &self,
+        event: EventInput<'_>,
+        usage: &mut Usage,
+    ) -> Result<Reply, SandboxError> {
         let started = Instant::now();
         let result = self.invoke(event, started, usage).await;
         usage.wall = started.elapsed();

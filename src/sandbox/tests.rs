@@ -65,7 +65,11 @@ fn event(body: &[u8]) -> EventInput<'_> {
 
 fn runner(sandbox: &Arc<Sandbox>, tenant: &str, component: &str, limits: Limits) -> Runner {
     let component = sandbox.admit(component.as_bytes(), None).unwrap();
-    sandbox.runner(&tenant.parse().unwrap(), component, limits)
+    sandbox.runner(function(tenant), component, limits)
+}
+
+fn function(tenant: &str) -> FunctionId {
+    FunctionId { tenant: tenant.parse().unwrap(), function: "f".parse().unwrap() }
 }
 
 async fn run(runner: &Runner, body: &[u8]) -> Result<Reply, SandboxError> {

@@ -23,7 +23,7 @@ mod bindings {
 
 pub(super) use bindings::FunctionPre;
 use bindings::exports::sandgate::function::handler;
-pub use handler::{Caller as CallerInput, Event as EventInput, Signal as SignalInput};
+pub(super) use handler::{Caller as CallerInput, Event as EventInput, Signal as SignalInput};
 
 /// The export that makes a component a function of the narrow world.
 pub(super) const HANDLER: &str = "sandgate:function/handler@0.1.0";
@@ -108,15 +108,15 @@ impl EventBuffer {
 
 /// What a function answered, checked in form.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
+pub(super) struct Reply {
     /// 200 to 599.
-    pub status: u16,
+    pub(super) status: u16,
     /// Media type of the body; empty if and only if the body is.
-    pub content_type: String,
+    pub(super) content_type: String,
     /// Names in lower case; values visible ASCII, spaces and tabs. None frames the message or speaks for the gateway.
-    pub headers: Vec<(String, String)>,
+    pub(super) headers: Vec<(String, String)>,
     /// The body, within the `response` limit.
-    pub body: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 /// How a function broke its contract. Nothing that the guest said is in it but numbers.

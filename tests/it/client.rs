@@ -1,6 +1,12 @@
 //! A client that trusts one certificate and hides nothing: real TLS, HTTP/1.1 or HTTP/2, or raw bytes.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response, Version};
@@ -8,8 +14,9 @@ use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    sync::mpsc,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -22,9 +29,30 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
+/// A body that comes as the test sends it, and ends when the sender is dropped.
+pub(crate) fn held() -> (mpsc::UnboundedSender<Bytes>, Body) {
+    let (send, receive) = mpsc::unbounded_channel();
+    (send, Held(receive).boxed())
+}
+
+struct Held(mpsc::UnboundedReceiver<Bytes>);
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<http_body::Frame<Bytes>>>> {
+        self.0.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(http_body::Frame::data(bytes))))
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct Client {
     address: SocketAddr,
+    from: Option<IpAddr>,
     roots: Arc<rustls::RootCertStore>,
 }
 
@@ -64,20 +92,49 @@ impl Client {
         use rustls::pki_types::pem::PemObject;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
-        Self { address, roots: Arc::new(roots) }
+        Self { address, from: None, roots: Arc::new(roots) }
+    }
+
+    /// The same client at another address: all of 127.0.0.0/8 is this machine.
+    pub(crate) fn from(&self, address: impl Into<IpAddr>) -> Self {
+        Self { from: Some(address.into()), ..self.clone() }
+    }
+
+    /// What it offers, to be bent by a test.
+    pub(crate) fn config(
+        &self,
+        provider: rustls::crypto::CryptoProvider,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> rustls::ClientConfig {
+        rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(Arc::clone(&self.roots))
+            .with_no_client_auth()
     }
 
     pub(crate) async fn tls(&self, alpn: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(Arc::clone(&self.roots))
-            .with_no_client_auth();
+        let mut config = self.config(rustls::crypto::aws_lc_rs::default_provider(), rustls::DEFAULT_VERSIONS);
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-        let stream = TcpStream::connect(self.address).await?;
+        self.handshake(Arc::new(config)).await
+    }
+
+    pub(crate) async fn handshake(
+        &self,
+        config: Arc<rustls::ClientConfig>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = self.tcp().await?;
+        TlsConnector::from(config).connect(ServerName::try_from("localhost").unwrap(), stream).await
+    }
+
+    pub(crate) async fn tcp(&self) -> std::io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        if let Some(from) = self.from {
+            socket.bind((from, 0).into())?;
+        }
+        let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
-        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+        Ok(stream)
     }
 
     /// One request on a connection of its own.
@@ -109,22 +166,27 @@ impl Client {
     /// Raw bytes in, raw bytes out until the server closes or has been silent after a whole head.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.tls(&[b"http/1.1"]).await.unwrap();
-        stream.write_all(bytes).await.unwrap();
-        stream.flush().await.unwrap();
-        let mut out = Vec::new();
-        let mut chunk = [0; 4096];
-        let read = async {
-            while let Ok(n) = stream.read(&mut chunk).await {
-                if n == 0 {
-                    break;
-                }
-                out.extend_from_slice(&chunk[..n]);
-                if out.windows(4).any(|w| w == b"\r\n\r\n") {
-                    break;
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, read).await.expect("an answer in time");
-        String::from_utf8_lossy(&out).into_owned()
+        exchange(&mut stream, bytes).await
     }
+}
+
+/// Bytes in, and bytes out until a head is whole or the other end closes.
+pub(crate) async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) -> String {
+    stream.write_all(bytes).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut out = Vec::new();
+    let mut chunk = [0; 4096];
+    let read = async {
+        while let Ok(n) = stream.read(&mut chunk).await {
+            if n == 0 {
+                break;
+            }
+            out.extend_from_slice(&chunk[..n]);
+            if out.windows(4).any(|w| w == b"\r\n\r\n") {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.expect("an answer in time");
+    String::from_utf8_lossy(&out).into_owned()
 }

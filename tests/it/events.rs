@@ -4,6 +4,7 @@ use http::Method;
 use serde_json::json;
 
 use crate::{
+    client::exchange,
     guest::{echo, guest},
     world::{MANIFEST, World},
 };
@@ -53,6 +54,19 @@ async fn d11_a_breach_of_the_schema_is_told_by_place_and_never_by_value() {
     );
     assert!(!String::from_utf8_lossy(&reply.body).contains("s3cret"));
     assert!(!world.record(&reply).to_string().contains("s3cret"));
+}
+
+#[tokio::test]
+async fn d08_a_property_that_the_schema_does_not_know_is_told_by_place_alone() {
+    let world = World::with("echo", &echo()).start().await;
+    let reply = world.invoke("acme/echo").json(json!({"admin": "s3cret"})).send().await;
+    // The place is the object that has it.
+    assert_eq!(reply.summary(), "422 invalid_event");
+    assert_eq!(reply.json()["errors"], json!([{"pointer": "", "keyword": "additionalProperties"}]));
+    assert!(!String::from_utf8_lossy(&reply.body).contains("s3cret"));
+    let record = world.record(&reply);
+    assert_eq!((&record["stage"], &record["outcome"]["code"]), (&json!("validate"), &json!("invalid_event")));
+    assert!(!record.to_string().contains("s3cret"), "{record}");
 }
 
 #[tokio::test]
@@ -110,6 +124,31 @@ async fn nobody_is_asked_for_a_body_before_the_decision() {
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     let answer = world.client.raw(head("bad").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+}
+
+#[tokio::test]
+async fn whoever_may_call_is_asked_for_the_body_once_nothing_in_the_head_speaks_against_it() {
+    let world = World::with("echo", &echo()).start().await;
+    let token = world.token("acme").sign();
+    let head = |method: &str, media_type: &str, length: usize| {
+        format!(
+            "{method} /acme/echo HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
+             content-type: {media_type}\r\ncontent-length: {length}\r\nexpect: 100-continue\r\n\r\n"
+        )
+    };
+    let mut stream = world.client.tls(&[b"http/1.1"]).await.unwrap();
+    let asked = exchange(&mut stream, head("POST", "application/json", 14).as_bytes()).await;
+    assert_eq!(asked, "HTTP/1.1 100 Continue\r\n\r\n");
+    let answer = exchange(&mut stream, br#"{"name":"Ada"}"#).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for (method, media_type, length, status) in [
+        ("PUT", "application/json", 2, 405),
+        ("POST", "application/json", 10_000_000, 413),
+        ("POST", "text/plain", 2, 415),
+    ] {
+        let answer = world.client.raw(head(method, media_type, length).as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
 }
 
 #[tokio::test]

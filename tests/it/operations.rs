@@ -14,7 +14,7 @@ use http::{Request, Version};
 use crate::client::{Client, full};
 
 /// A child that does not outlive its test.
-struct Gate(Child);
+pub(crate) struct Gate(pub(crate) Child);
 
 impl Drop for Gate {
     fn drop(&mut self) {
@@ -37,14 +37,14 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The sample site, without what an earlier start left there.
-fn sample(to: &Path) {
+pub(crate) fn sample(to: &Path) {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     copy(&own.join("policies"), &to.join("policies"));
     copy(&own.join("functions"), &to.join("functions"));
 }
 
 /// The binary on the sample site in a shell that prepares its limits; its port, token and authority.
-fn dev(site: &Path, prepare: &str) -> (Gate, Client, String) {
+pub(crate) fn dev(site: &Path, prepare: &str) -> (Gate, Client, String) {
     let script =
         format!("{prepare} exec \"$0\" dev --listen 127.0.0.1:0 --ops-listen 127.0.0.1:0 --site \"$1\"",);
     let mut gate = Gate(

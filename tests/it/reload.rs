@@ -1,5 +1,6 @@
 //! A site that changes while it is served: each part on its own, and never worse than before.
 
+use http::Method;
 use serde_json::json;
 
 use sandgate::{
@@ -8,7 +9,7 @@ use sandgate::{
 };
 
 use crate::{
-    guest::echo,
+    guest::{echo, guest},
     world::{PERMIT_ALL, World, eventually},
 };
 
@@ -81,6 +82,67 @@ async fn a_revocation_holds_while_the_rest_of_the_tenant_is_faulty() {
     .await;
     let bob = world.token("acme").subject("bob").sign();
     assert_eq!(world.invoke("acme/echo").bearer(bob).send().await.summary(), "200");
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_its_body_finishes_on_the_revision_that_it_began_with() {
+    for http2 in [false, true] {
+        let world = World::with("echo", &echo())
+            .file("policies/acme/policies.cedar", "@id(\"first\")\npermit(principal, action, resource);\n")
+            .start()
+            .await;
+        let old = world.revision_of("acme");
+        let call = world.invoke("acme/echo");
+        let call = if http2 { call.http2() } else { call };
+        let in_flight = call.hold().await;
+        // Neither who may call nor what is an event stays as it was.
+        world.write("functions/acme/echo/event.schema.json", r#"{"type":"object","maxProperties":0}"#);
+        world
+            .write("policies/acme/policies.cedar", "@id(\"second\")\nforbid(principal, action, resource);\n");
+        eventually("the new revision is in force", || async {
+            world.invoke("acme/echo").send().await.summary() == "403 forbidden"
+        })
+        .await;
+        let next = world.record(&world.invoke("acme/echo").send().await);
+        let reply = in_flight.finish(r#"{"name":"Ada"}"#).await;
+        assert_eq!((reply.summary().as_str(), reply.json()), ("200", json!({"name": "Ada"})));
+        let record = world.record(&reply);
+        assert_eq!(record["revision"], old);
+        assert_eq!(record["decision"], json!({"allowed": true, "policies": ["acme/first"]}));
+        assert_ne!(old, world.revision_of("acme"));
+        assert_eq!(next["revision"], world.revision_of("acme"));
+        assert_eq!(next["decision"], json!({"allowed": false, "policies": ["acme/second"]}));
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_runs_while_its_function_is_taken_away_runs_on() {
+    let world = World::with("endless", &guest("loops"))
+        .file(
+            "functions/acme/endless/function.toml",
+            "component = \"component.wat\"\nmethods = [\"POST\"]\n[event]\nmedia-types = [\"application/octet-stream\"]\n\
+             [limits]\ncpu = \"60s\"\nwall = \"30m\"\n",
+        )
+        .file("sandgate.toml", "[limits]\ncpu = \"60s\"\nwall = \"30m\"\n")
+        .start()
+        .await;
+    let old = world.revision_of("acme");
+    let (client, version, request) =
+        world.invoke("acme/endless").content_type(Some("application/octet-stream")).text("x").finish();
+    let call = tokio::spawn(async move { client.try_send(version, request).await });
+    eventually("it runs", || async { world.metric("sandgate_pool_in_use 1") }).await;
+    std::fs::remove_dir_all(world.path().join("functions/acme/endless")).unwrap();
+    eventually("the function is gone", || async {
+        world.invoke("acme/endless").method(Method::PUT).send().await.summary() == "404 not_found"
+    })
+    .await;
+    assert!(!call.is_finished() && world.metric("sandgate_pool_in_use 1"), "it runs on");
+    call.abort();
+    let of_it = |record: &serde_json::Value| record["outcome"]["code"] == "client_gone";
+    eventually("it is recorded", || async { world.records().iter().any(of_it) }).await;
+    let record = world.records().into_iter().find(of_it).unwrap();
+    assert_eq!((&record["revision"], &record["function"]), (&json!(old), &json!("endless")));
+    assert_ne!(old, world.revision_of("acme"));
 }
 
 #[tokio::test]

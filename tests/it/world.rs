@@ -3,9 +3,11 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use http::{Method, Request, Version};
 use sandgate::{
     http::health::Mode,
@@ -13,9 +15,10 @@ use sandgate::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
-    client::{Body, Client, Reply, full},
+    client::{Body, Client, Reply, full, held},
     token::{IssuerKey, Token, audience, issuer},
 };
 
@@ -148,7 +151,15 @@ impl Live {
             token,
             body: None,
             content_type: Some("application/json".to_owned()),
+            from: None,
         }
+    }
+
+    /// What names the tenant's part in records.
+    pub(crate) fn revision_of(&self, tenant: &str) -> String {
+        let revision = self.running.gateway.revision();
+        let part = revision.serving().find(|part| part.name.as_str() == tenant).unwrap();
+        part.revision.to_string()
     }
 
     /// Lines of the audit log, parsed, oldest first.
@@ -161,6 +172,11 @@ impl Live {
             .flat_map(|f| fs::read_to_string(f).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
             .filter_map(|line| serde_json::from_str(&line).ok())
             .collect()
+    }
+
+    /// Whether the metrics have such a line.
+    pub(crate) fn metric(&self, line: &str) -> bool {
+        self.running.gateway.metrics_text().lines().any(|told| told == line)
     }
 
     /// The record of one reply.
@@ -196,9 +212,16 @@ pub(crate) struct Call<'a> {
     token: Option<String>,
     body: Option<Body>,
     content_type: Option<String>,
+    from: Option<IpAddr>,
 }
 
 impl Call<'_> {
+    /// As if another client called.
+    pub(crate) fn from(mut self, address: impl Into<IpAddr>) -> Self {
+        self.from = Some(address.into());
+        self
+    }
+
     pub(crate) fn http2(mut self) -> Self {
         self.version = Version::HTTP_2;
         self
@@ -206,6 +229,12 @@ impl Call<'_> {
 
     pub(crate) fn method(mut self, method: Method) -> Self {
         self.request = self.request.method(method);
+        self
+    }
+
+    /// Another request target than the function's.
+    pub(crate) fn path(mut self, path: &str) -> Self {
+        self.request = self.request.uri(format!("https://localhost{path}"));
         self
     }
 
@@ -234,7 +263,7 @@ impl Call<'_> {
         self.text(value.to_string())
     }
 
-    pub(crate) fn text(self, body: impl Into<bytes::Bytes>) -> Self {
+    pub(crate) fn text(self, body: impl Into<Bytes>) -> Self {
         self.body(full(body))
     }
 
@@ -262,7 +291,44 @@ impl Call<'_> {
             request = request.header("content-type", content_type);
         }
         let body = self.body.unwrap_or_else(|| full("{}"));
-        (self.live.client.clone(), self.version, request.body(body).unwrap())
+        let client = &self.live.client;
+        let client = self.from.map_or_else(|| client.clone(), |address| client.from(address));
+        (client, self.version, request.body(body).unwrap())
+    }
+}
+
+/// A call that was allowed, and whose body the gateway waits for.
+pub(crate) struct InFlight {
+    body: mpsc::UnboundedSender<Bytes>,
+    reply: JoinHandle<Reply>,
+}
+
+impl Call<'_> {
+    /// Sends the head, and ends when the decision was taken. Of a test's calls only one is decided meanwhile.
+    pub(crate) async fn hold(self) -> InFlight {
+        let live = self.live;
+        let decided = || {
+            let text = live.running.gateway.metrics_text();
+            let mut lines = text.lines();
+            lines
+                .find_map(|line| line.strip_prefix("sandgate_stage_seconds_count{stage=\"authorize\"} "))
+                .map_or(0, |count| count.parse::<u64>().unwrap())
+        };
+        let before = decided();
+        let (body, held) = held();
+        let (client, version, request) = self.body(held).finish();
+        let reply = tokio::spawn(async move { client.send(version, request).await });
+        eventually("the decision is taken", || async { decided() == before + 1 }).await;
+        InFlight { body, reply }
+    }
+}
+
+impl InFlight {
+    /// Sends the whole body.
+    pub(crate) async fn finish(self, body: impl Into<Bytes>) -> Reply {
+        self.body.send(body.into()).unwrap();
+        drop(self.body);
+        self.reply.await.unwrap()
     }
 }
 

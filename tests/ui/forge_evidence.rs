@@ -2,10 +2,27 @@
 
 use std::sync::Arc;
 
-use sandgate::{authn::{Authenticated, Caller, Received}, event::{CheckedReply, UnreadBody}, sandbox::Outcome};
+use sandgate::{
+    authn::{Authenticated, Caller, Received},
+    authz::{Authorized, Decision},
+    event::{CheckedReply, Event, UnreadBody, Validated},
+    id::{FunctionId, RequestId},
+    sandbox::Outcome,
+};
 
-fn forge(received: Received<UnreadBody>, caller: Arc<Caller>, reply: CheckedReply) {
+fn authenticated(received: Received<UnreadBody>, caller: Arc<Caller>) {
     let _ = Authenticated { received, caller };
+}
+
+fn authorized(received: Received<UnreadBody>, caller: Arc<Caller>, decision: Decision) {
+    let _ = Authorized { received, caller, decision };
+}
+
+fn validated(request_id: RequestId, function: FunctionId, caller: Arc<Caller>, decision: Decision, event: Event) {
+    let _ = Validated { request_id, function, caller, decision, event };
+}
+
+fn outcome(reply: CheckedReply) {
     let _ = Outcome { reply };
 }
 

@@ -81,7 +81,7 @@ fn what_the_record_would_refuse_is_not_minted() {
     let raw: RawTenant = toml::from_str(DEV).unwrap();
     let fails = |request: MintRequest| mint(dir.path(), &tenant, &raw, &request).unwrap_err();
     let partners = || Some("partners".to_owned());
-    assert!(matches!(fails(MintRequest::new("a")), MintError::Key { .. }));
+    assert!(matches!(fails(MintRequest::new("a")), MintError::NoKey { .. }));
     let long = MintRequest { ttl: Duration::from_secs(7200), ..MintRequest::new("a") };
     assert!(matches!(fails(long), MintError::LivesTooLong { .. }));
     let days =

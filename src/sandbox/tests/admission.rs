@@ -177,7 +177,7 @@ async fn f09_a_stored_component_that_was_changed_is_compiled_anew_or_refused() {
     };
     let admit = |sandbox: &Arc<Sandbox>, origin: Option<&Path>| {
         let component = sandbox.admit(HELLO.as_bytes(), origin).unwrap();
-        sandbox.runner(&"acme".parse().unwrap(), component, limits(|_| ()))
+        sandbox.runner(function("acme"), component, limits(|_| ()))
     };
     admit(&start(), None);
 

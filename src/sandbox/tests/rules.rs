@@ -152,7 +152,7 @@ async fn f11_one_linked_component_serves_the_empty_capability_set() {
     let component = sandbox.admit(HELLO.as_bytes(), None).unwrap();
     let loaded = std::ptr::from_ref(component.ready().unwrap());
     let tenants = ["acme", "globex"]
-        .map(|tenant| sandbox.runner(&tenant.parse().unwrap(), Arc::clone(&component), limits(|_| ())));
+        .map(|tenant| sandbox.runner(function(tenant), Arc::clone(&component), limits(|_| ())));
     for tenant in &tenants {
         assert!(run(tenant, b"{}").await.is_ok());
         assert!(std::ptr::eq(tenant.component().ready().unwrap(), loaded));
