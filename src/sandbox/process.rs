@@ -188,7 +188,10 @@ impl Processes {
         let stop = match status.signal() {
             _ if said.contains(OUT_OF_MEMORY) => Stop::Memory(self.limits.memory),
             Some(signal) if signal == Signal::XCPU.as_raw() => Stop::Cpu(self.limits.cpu),
-            Some(signal) if signal != Signal::KILL.as_raw() => Stop::Signal(signal),
+            // The first is ours; the second is met by who goes on talking after it was not understood.
+            Some(signal) if ![Signal::KILL, Signal::PIPE].map(Signal::as_raw).contains(&signal) => {
+                Stop::Signal(signal)
+            }
             _ => {
                 let said = printable(said.trim());
                 return AdmissionError::Process(ProcessError::NoAnswer(format!("{status}: {said}")));

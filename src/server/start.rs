@@ -18,12 +18,13 @@ use crate::{
     http::health::{self, Mode},
     pipeline::{Builder, FaultyPlatform, Gateway},
     record::{self, AuditError, AuditLog, CheckpointKey, Metrics},
-    sandbox::{self, AdmissionLimits, PoolLimits, Sandbox, Settings},
+    sandbox::{self, AdmissionLimits, CompileLimits, PoolLimits, Sandbox, Settings},
     site::{
         PlatformSources, Site,
         config::{Durability, ServerConfig},
         dev::{DevError, DevMaterial},
         diagnostic::Diagnostic,
+        units::Span,
         watch::{Changes, Trigger, Watch},
     },
     tls::{self, Certificates, TlsError},
@@ -252,7 +253,13 @@ pub fn sandbox_settings(config: &ServerConfig, data_dir: Option<PathBuf>) -> Set
     };
     let admission =
         AdmissionLimits { binary_bytes: size(config.sandbox.component.0), ..AdmissionLimits::default() };
-    Settings { pool, admission, data_dir, ..Settings::default() }
+    let compile = CompileLimits {
+        memory: config.sandbox.compile_memory,
+        cpu: config.sandbox.compile_cpu,
+        // A busy machine gives a compilation a fifth of a core.
+        wall: Span(config.sandbox.compile_cpu.0.saturating_mul(5)),
+    };
+    Settings { pool, admission, compile, data_dir, ..Settings::default() }
 }
 
 /// How remote key sets are fetched by `sandgate.toml`.

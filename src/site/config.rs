@@ -172,6 +172,12 @@ section! {
         /// Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
         #[validate(range(min = Bytes::kib(1), max = Bytes::mib(256)))]
         component: Bytes = Bytes::mib(32);
+        /// Memory of the process that compiles one component, 64MiB to 64GiB: an interpreter of a scripting language takes 400 MiB.
+        #[validate(range(min = Bytes::mib(64), max = Bytes::mib(65_536)))]
+        compile_memory: Bytes = Bytes::mib(1024);
+        /// Processor time of that process, 1s to 1h: such an interpreter takes 10 s.
+        #[validate(range(min = Span::secs(1), max = Span::secs(3600)))]
+        compile_cpu: Span = Span::secs(60);
     }
 }
 
@@ -390,6 +396,10 @@ mod tests {
         keep-resident = "64KiB"
         # Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
         component = "32MiB"
+        # Memory of the process that compiles one component, 64MiB to 64GiB: an interpreter of a scripting language takes 400 MiB.
+        compile-memory = "1GiB"
+        # Processor time of that process, 1s to 1h: such an interpreter takes 10 s.
+        compile-cpu = "1m"
 
         # Caches.
         [cache]

@@ -10,6 +10,7 @@ mod architecture;
 mod authenticate;
 mod cli;
 mod client;
+mod compile;
 mod components;
 mod drain;
 mod events;

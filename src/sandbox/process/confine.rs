@@ -6,7 +6,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Read},
     net::{Ipv4Addr, TcpListener, UdpSocket},
     os::unix::net::UnixDatagram,
     process::Command,
@@ -92,6 +93,8 @@ pub(super) fn confine() -> Confinement {
 
 /// Confines itself as for a component, and then tries what a component must never bring about.
 pub(super) fn probe(walls: Walls, limits: &CompileLimits) -> io::Result<Probe> {
+    // As a descriptor that somebody left open to be inherited would be.
+    let (mut open, (socket, _other)) = (fs::File::open("/proc/self/exe")?, UnixDatagram::pair()?);
     let confinement = match walls {
         Walls::All => {
             limit(limits)?;
@@ -105,16 +108,18 @@ pub(super) fn probe(walls: Walls, limits: &CompileLimits) -> io::Result<Probe> {
         Walls::Landlock => Confinement { landlock: landlock().ok().flatten(), seccomp: false },
         Walls::Seccomp => Confinement { landlock: None, seccomp: seccomp().is_ok() },
     };
-    type Try = fn() -> io::Result<()>;
-    let tries: [(&str, Try); 8] = [
-        ("read a file", || fs::read("/proc/self/exe").map(drop)),
-        ("list a folder", || fs::read_dir("/").map(drop)),
-        ("create a file", || fs::File::create("/tmp/sandgate-probe").map(drop)),
-        ("open a TCP socket", || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(drop)),
-        ("open a UDP socket", || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map(drop)),
-        ("open a Unix socket", || UnixDatagram::unbound().map(drop)),
-        ("start a program", || Command::new("/proc/self/exe").arg("--version").output().map(drop)),
-        ("start a thread", || thread::Builder::new().spawn(|| ()).map(drop)),
+    type Try = Box<dyn FnOnce() -> io::Result<()>>;
+    let tries: [(&str, Try); 10] = [
+        ("read a file that was open before", Box::new(move || open.read(&mut [0]).map(drop))),
+        ("send on a socket that was open before", Box::new(move || socket.send(b"x").map(drop))),
+        ("read a file", Box::new(|| fs::read("/proc/self/exe").map(drop))),
+        ("list a folder", Box::new(|| fs::read_dir("/").map(drop))),
+        ("create a file", Box::new(|| fs::File::create("/tmp/sandgate-probe").map(drop))),
+        ("open a TCP socket", Box::new(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(drop))),
+        ("open a UDP socket", Box::new(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map(drop))),
+        ("open a Unix socket", Box::new(|| UnixDatagram::unbound().map(drop))),
+        ("start a program", Box::new(|| Command::new("/proc/self/exe").arg("--version").output().map(drop))),
+        ("start a thread", Box::new(|| thread::Builder::new().spawn(|| ()).map(drop))),
     ];
     let attempts = tries.map(|(what, attempt)| (what.to_owned(), attempt().err().map(|e| e.to_string())));
     Ok(Probe { confinement, attempts: attempts.into() })
