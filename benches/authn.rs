@@ -97,7 +97,7 @@ fn authenticator(keys: &Value, cache_bytes: u64) -> Authenticator {
     let files = |name: &str| Some(Source::new(name, keys.to_string()));
     let tenant = "acme".parse().expect("a name");
     let (authenticator, found) =
-        Authenticator::compile(&tenant, &raw, &source, &files, DevKeys::Refused, &shared);
+        Authenticator::compile(&tenant, &raw, &source, &files, DevKeys::Refused, None, &shared);
     authenticator.unwrap_or_else(|| panic!("{found:?}"))
 }
 
@@ -115,6 +115,7 @@ fn received(token: &str) -> Received<()> {
             headers,
             client: Ipv4Addr::LOCALHOST.into(),
             tls: "1.3",
+            client_certificate: None,
             path: "/acme/echo".to_owned(),
             now: SystemTime::now(),
         },
@@ -162,7 +163,8 @@ fn verify(criterion: &mut Criterion) {
     // What a start or reload pays for each tenant.
     group.bench_function("compile", |bencher| {
         bencher.iter(|| {
-            Authenticator::compile(&tenant, &raw, &source, &|_| Some(file.clone()), DevKeys::Refused, &shared)
+            let files = |_: &str| Some(file.clone());
+            Authenticator::compile(&tenant, &raw, &source, &files, DevKeys::Refused, None, &shared)
         });
     });
     group.finish();

@@ -14,16 +14,21 @@
 //!    signature, `exp`, `nbf`, `iss` and `aud` by a `Validation` made for that algorithm.
 //! 3. [`claims`]: the rest, with what the crate leaves alone.
 //! 4. [`cache`]: a good verdict is kept. `exp`, `nbf`, revocation and the key set are looked at on every request.
+//! 5. [`binding`]: the request comes from whom the token is bound to, by its connection's certificate or by a proof ([`dpop`],
+//!    with [`nonce`] and [`replay`]). Asked on every request too.
 //!
 //! INVARIANT (Evidence): an [`Authenticated`] is made by [`Authenticator::authenticate`] only.
 //! INVARIANT (Bounded): token, key id, claims, key sets, cache and revocations have their constants beside their use.
 
 mod bearer;
+mod binding;
 mod cache;
 mod caller;
 mod claims;
+pub mod client;
 mod compile;
 pub mod dev;
+mod dpop;
 mod error;
 mod evidence;
 mod fetch;
@@ -32,9 +37,12 @@ mod health;
 mod inspect;
 mod issuer;
 mod json;
+mod jws;
 mod keys;
+mod nonce;
 mod pointer;
 mod remote;
+mod replay;
 mod revocation;
 #[cfg(test)]
 mod tests;
@@ -53,13 +61,16 @@ use http::header::AUTHORIZATION;
 use jsonwebtoken::errors::ErrorKind;
 use serde::de::IgnoredAny;
 
+pub use binding::CertificateThumbprint;
 pub use caller::Caller;
+pub use dpop::{MAX_PROOF_BYTES, ProofError};
 pub use error::{AuthnError, Check};
 pub use evidence::{Authenticated, Head, Received};
 pub use fetch::KeyFetch;
 pub use health::{KeySetHealth, KeySetState};
 pub use inspect::{CheckResult, Inspection, State, inspect};
 pub use issuer::IssuerPair;
+pub use jws::Malformed;
 pub use keys::KeySetError;
 pub use revocation::Revocations;
 
@@ -67,22 +78,28 @@ use crate::{
     id::TenantName,
     site::{
         diagnostic::{Diagnostic, Source},
+        origin::Origin,
         tenant::RawTenant,
     },
 };
 use bearer::{BearerToken, OpenToken};
+use binding::Demand;
 use cache::{TokenCache, TokenKey};
 use claims::Verified;
 use compile::Compiler;
+use dpop::Ledgers;
 use issuer::{IssuerRecord, Keys};
 use keys::{Fit, Key, KeySet};
 use remote::{Clock, Remotes, Timing, Unavailable};
 
-/// What all authenticators of a process share: the cache of verified tokens, the remote key sets, and how these are fetched.
+/// What all authenticators of a process share: the cache of verified tokens, the remote key sets and how these are fetched,
+/// and the proofs that were used.
 #[derive(Debug)]
 pub struct Shared {
     tokens: TokenCache,
     remotes: Remotes,
+    ledgers: Ledgers,
+    local_origin: OnceLock<Origin>,
 }
 
 impl Shared {
@@ -92,8 +109,18 @@ impl Shared {
     }
 
     fn with(token_cache_bytes: u64, fetch: KeyFetch, clock: Clock, timing: Timing) -> Arc<Self> {
-        let remotes = Remotes::new(fetch::Fetcher::new(fetch), clock, timing);
-        Arc::new(Self { tokens: TokenCache::new(token_cache_bytes), remotes })
+        let remotes = Remotes::new(fetch::Fetcher::new(fetch), clock.clone(), timing);
+        Arc::new(Self {
+            tokens: TokenCache::new(token_cache_bytes),
+            remotes,
+            ledgers: Ledgers::new(clock),
+            local_origin: OnceLock::new(),
+        })
+    }
+
+    /// For local work: what the gateway is called where `[server] origin` says nothing, now that its port is known.
+    pub fn listens_at(&self, port: u16) {
+        self.local_origin.get_or_init(|| Origin::local(port));
     }
 
     /// How many verified tokens are kept, for the metric.
@@ -118,6 +145,8 @@ pub struct Authenticator {
     tenant: TenantName,
     records: Vec<IssuerRecord>,
     revocations: ArcSwap<Revocations>,
+    /// `[server] origin`.
+    origin: Option<Origin>,
     shared: Arc<Shared>,
     refreshing: OnceLock<Vec<tokio::task::JoinHandle<()>>>,
 }
@@ -125,7 +154,7 @@ pub struct Authenticator {
 impl Authenticator {
     /// Reads a tenant's issuers. Without faults there is an authenticator; warnings do not hinder it.
     ///
-    /// `files` reads a file of the tenant's own folder. Nothing is fetched yet, and nothing is revoked: call
+    /// `files` reads a file of the tenant's own folder; `origin` is where callers find the gateway. Nothing is fetched yet, and nothing is revoked: call
     /// [`Self::revoke`] before the first request.
     pub fn compile(
         tenant: &TenantName,
@@ -133,9 +162,10 @@ impl Authenticator {
         source: &Source,
         files: &dyn Fn(&str) -> Option<Source>,
         dev: DevKeys<'_>,
+        origin: Option<&Origin>,
         shared: &Arc<Shared>,
     ) -> (Option<Self>, Vec<Diagnostic>) {
-        let mut compiler = Compiler { tenant, raw, source, files, dev, shared, found: Vec::new() };
+        let mut compiler = Compiler { tenant, raw, source, files, dev, origin, shared, found: Vec::new() };
         let records = compiler.issuers();
         let mut found = compiler.found;
         found.sort_by_key(|found| {
@@ -151,6 +181,7 @@ impl Authenticator {
             tenant: tenant.clone(),
             records,
             revocations: ArcSwap::default(),
+            origin: origin.cloned(),
             shared: Arc::clone(shared),
             refreshing: OnceLock::new(),
         };
@@ -162,11 +193,14 @@ impl Authenticator {
         if received.tenant != self.tenant {
             return Err(AuthnError::Misrouted { asked: received.tenant, here: self.tenant.clone() });
         }
-        let token = BearerToken::from_headers(&received.head.headers)?;
-        let caller = self.caller(token, received.head.now).await?;
-        // Nothing behind this line needs the token, so nothing can leak it.
+        let (scheme, token) = BearerToken::from_headers(&received.head.headers)?;
+        let key = TokenKey::new(self.id, token);
+        let verified = self.verified(&key, token, received.head.now).await?;
+        let fresh_nonce = self.sender(&verified, scheme, &key, &received.head)?;
+        // Nothing behind this line needs token or proof, so nothing can leak them.
         received.head.headers.remove(AUTHORIZATION);
-        Ok(Authenticated { received, caller })
+        received.head.headers.remove(dpop::HEADER);
+        Ok(Authenticated { received, caller: Arc::clone(&verified.caller), fresh_nonce })
     }
 
     /// Replaces what is revoked, at once and for tokens in the cache too.
@@ -206,29 +240,35 @@ impl Authenticator {
         self.records.iter().map(|record| health::health(&self.tenant, record)).collect()
     }
 
-    async fn caller(&self, token: BearerToken<'_>, now: SystemTime) -> Result<Arc<Caller>, AuthnError> {
-        let key = TokenKey::new(self.id, token);
-        if let Some(verified) = self.shared.tokens.find(&key) {
+    /// The verdict on a token, kept or new. It says nothing of who sent the token.
+    async fn verified(
+        &self,
+        key: &TokenKey,
+        token: BearerToken<'_>,
+        now: SystemTime,
+    ) -> Result<Arc<Verified>, AuthnError> {
+        if let Some(verified) = self.shared.tokens.find(key) {
             let stands =
                 self.records.get(verified.record).is_some_and(|record| record.vouches(verified.generation));
             if stands {
-                return self.admit(&verified, now);
+                self.admit(&verified, now)?;
+                return Ok(verified);
             }
-            self.shared.tokens.forget(&key);
+            self.shared.tokens.forget(key);
         }
         let verified = Arc::new(self.verify(token, now).await?);
-        let caller = self.admit(&verified, now)?;
-        self.shared.tokens.keep(key, token, &verified);
-        Ok(caller)
+        self.admit(&verified, now)?;
+        self.shared.tokens.keep(*key, token, &verified);
+        Ok(verified)
     }
 
-    /// What is asked of a verdict on every request, kept or new (A20, A21).
-    fn admit(&self, verified: &Verified, now: SystemTime) -> Result<Arc<Caller>, AuthnError> {
+    /// What is asked of a verdict on every request, kept or new (A20, A21). Gives what remains to be asked of the sender.
+    fn admit<'a>(&'a self, verified: &'a Verified, now: SystemTime) -> Result<Demand<'a>, AuthnError> {
         verified.times.check(now)?;
-        match self.revocations.load().revoke(verified) {
-            Some(by) => Err(AuthnError::Revoked { by }),
-            None => Ok(Arc::clone(&verified.caller)),
+        if let Some(by) = self.revocations.load().revoke(verified) {
+            return Err(AuthnError::Revoked { by });
         }
+        self.demand(verified)
     }
 
     /// Verifies a token from the beginning.

@@ -27,6 +27,7 @@ mod reply;
 mod rules;
 mod sanitize;
 mod schema;
+mod schemas;
 pub mod text;
 
 #[cfg(test)]
@@ -39,3 +40,4 @@ pub use read::UnreadBody;
 pub use reply::{CheckedReply, RawReply, ReplyError, ReplyRules};
 pub use rules::{BodyBounds, Event, EventRules, Validated, Written};
 pub use schema::property_at;
+pub use schemas::Schemas;

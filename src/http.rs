@@ -1,5 +1,8 @@
 //! HTTP on the outside of the pipeline: routes in, status codes out. Nothing below this module knows either.
 
+pub mod authority;
+mod cors;
+pub mod head;
 pub mod headers;
 pub mod health;
 pub mod openapi;
@@ -8,17 +11,20 @@ pub mod route;
 
 use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, task::Poll, time::SystemTime};
 
-use ::http::{Request, Response, StatusCode, header};
+use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tracing::error;
 
-use self::problem::{Code, Problem};
+use self::{
+    head::BadHead,
+    problem::{Code, Problem},
+};
 use crate::{
-    authn::{Head, Received},
+    authn::{CertificateThumbprint, Head, Received},
     event::UnreadBody,
-    id::RequestId,
+    id::{RequestId, TenantName},
     pipeline::{Gateway, Journal, Refusal},
     record,
     sandbox::Outcome,
@@ -31,10 +37,46 @@ pub struct Peer {
     pub client: IpAddr,
     /// `1.2` or `1.3`.
     pub tls: &'static str,
+    /// Its certificate, where it was asked for one and has proven to own it.
+    pub certificate: Option<CertificateThumbprint>,
+}
+
+/// Answers a head that never became a request: a status, and nothing else. Its kind is counted (INVARIANT Told).
+pub fn refuse(gateway: &Gateway, version: Version, bad: BadHead) -> Response<Full<Bytes>> {
+    gateway.metrics().unparsed(bad.kind());
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = match bad {
+        BadHead::TargetTooLong => StatusCode::URI_TOO_LONG,
+        BadHead::FieldsTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        BadHead::Slow => StatusCode::REQUEST_TIMEOUT,
+        BadHead::LineEnd
+        | BadHead::RequestLine
+        | BadHead::Target
+        | BadHead::Method
+        | BadHead::Version
+        | BadHead::Field
+        | BadHead::Host
+        | BadHead::Framing
+        | BadHead::Upgrade
+        | BadHead::Expectation => StatusCode::BAD_REQUEST,
+    };
+    if version < Version::HTTP_2 {
+        close_after(&mut response);
+    }
+    response
 }
 
 /// Answers one request, and never leaves one unanswered: a panic below becomes a 500 (hardening F29).
 pub async fn answer(gateway: Arc<Gateway>, peer: Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    // HTTP/2 has no raw head: what its frames say is judged once the library has put it together.
+    if request.version() == Version::HTTP_2
+        && let Err(bad) = head::check_http2(&request)
+    {
+        return refuse(&gateway, Version::HTTP_2, bad);
+    }
+    // Only its chunks tell where a chunked body ends, and nothing after them is looked for (hardening C3).
+    let last =
+        request.version() < Version::HTTP_2 && request.headers().contains_key(header::TRANSFER_ENCODING);
     let now = SystemTime::now();
     let request_id = gateway.next_request_id(now);
     let mut response = match catch_panic(reply(&gateway, peer, request, request_id, now)).await {
@@ -45,7 +87,15 @@ pub async fn answer(gateway: Arc<Gateway>, peer: Peer, request: Request<Incoming
         }
     };
     headers::finish(response.headers_mut(), request_id);
+    if last {
+        close_after(&mut response);
+    }
     response
+}
+
+/// No further request is read from this connection.
+fn close_after(response: &mut Response<Full<Bytes>>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Route, invoke, record, reply. Nothing is answered before it is recorded (INVARIANT Told).
@@ -76,6 +126,12 @@ async fn reply(
             return problem.response(request_id);
         }
     };
+    let origin = listed_origin(gateway, &route.tenant, &parts.headers);
+    if let Some(origin) = &origin
+        && cors::is_preflight(&parts.method, &parts.headers)
+    {
+        return cors::preflight(&parts.headers, origin.clone());
+    }
     let offered = parts.headers.contains_key(header::AUTHORIZATION);
     let received = Received {
         request_id,
@@ -89,12 +145,14 @@ async fn reply(
             headers: parts.headers,
             client: peer.client,
             tls: peer.tls,
+            client_certificate: peer.certificate,
             now,
         },
         body: UnreadBody::from(body),
     };
     let mut journal = Journal::open(gateway, &received);
     let result = gateway.invoke(received, &mut journal).await;
+    let nonce = journal.take_nonce();
     let (response, told) = match result {
         Ok(outcome) => {
             let response = success(outcome);
@@ -111,13 +169,29 @@ async fn reply(
             (problem.response(request_id), told)
         }
     };
-    match told {
+    let mut response = match told {
         Ok(()) => response,
         Err(error) => {
             error!(request.id = %request_id, %error, "a request is refused because it could not be recorded");
             Problem::from(&Refusal::from(error)).response(request_id)
         }
+    };
+    if let Some(nonce) = nonce {
+        headers::renew_nonce(response.headers_mut(), &nonce);
     }
+    if let Some(origin) = origin {
+        cors::allow(response.headers_mut(), origin);
+    }
+    response
+}
+
+/// The origin that a browser names, if the tenant lists it.
+fn listed_origin(gateway: &Gateway, tenant: &TenantName, headers: &HeaderMap) -> Option<HeaderValue> {
+    if !headers.contains_key(header::ORIGIN) {
+        return None;
+    }
+    let revision = gateway.revision();
+    cors::listed(headers, &revision.tenant(tenant).ok()?.origins)
 }
 
 fn success(outcome: Outcome) -> Response<Full<Bytes>> {

@@ -77,7 +77,7 @@ impl Gateway {
         journal.routed(tenant);
 
         let authenticated = tenant.authenticator.authenticate(received).await?;
-        journal.authenticated(authenticated.caller());
+        journal.authenticated(authenticated.caller(), authenticated.fresh_nonce());
 
         let function = tenant.function(authenticated.function())?;
         journal.found(function);

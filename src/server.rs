@@ -3,6 +3,10 @@
 //! Every wait has its bound: a connection for its handshake, a head for its last line, a request for its reply. A slow
 //! client costs one task and a few kilobytes, and the loop itself never waits for any of them (hardening B4).
 
+mod alarm;
+mod exchange;
+pub mod fuzz;
+mod raw;
 mod start;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -19,7 +23,12 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info, warn};
 
 pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
+use self::{
+    exchange::{Exchanges, Late, ReplyBody},
+    raw::Raw,
+};
 use crate::{
+    authn::CertificateThumbprint,
     http::{self, Peer},
     pipeline::Gateway,
     record::Metrics,
@@ -32,8 +41,12 @@ pub struct Bounds {
     pub connections: usize,
     /// From the first byte to the end of the TLS handshake.
     pub handshake: Duration,
-    /// From the first byte of a head to its last line.
+    /// From the first byte of a head to its last line; for a connection's first head from the end of the handshake.
     pub header: Duration,
+    /// With nothing under way.
+    pub idle: Duration,
+    /// From a request's head to the end of its reply.
+    pub request: Duration,
     /// For what is in flight at shutdown.
     pub drain: Duration,
 }
@@ -168,24 +181,40 @@ impl Connection {
             _ => "1.2",
         };
         let http2 = session.alpn_protocol() == Some(b"h2");
-        let peer = Peer { client: address.ip().to_canonical(), tls };
-        let gateway = &self.gateway;
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let gateway = Arc::clone(gateway);
-            async move { Ok::<_, Infallible>(http::answer(gateway, peer, request).await) }
+        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        let certificate = leaf.map(|der| CertificateThumbprint::of(der));
+        let peer = Peer { client: address.ip().to_canonical(), tls, certificate };
+        let exchanges = Exchanges::new();
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            let gateway = Arc::clone(&self.gateway);
+            let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
+            let exchange = exchanges.begin();
+            async move {
+                let reply = match verdict {
+                    Ok(()) => http::answer(gateway, peer, request).await,
+                    Err(bad) => http::refuse(&gateway, request.version(), bad),
+                };
+                Ok::<_, Infallible>(reply.map(|body| ReplyBody::new(body, exchange)))
+            }
         });
-        let io = TokioIo::new(stream);
         // The two kinds of connection share their ways but not a type.
         macro_rules! drive {
             ($connection:expr) => {{
                 let mut connection = std::pin::pin!($connection);
                 tokio::select! {
-                    ended = &mut connection => ended,
-                    () = self.shutdown.begun() => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await
+                    biased;
+                    ended = &mut connection => return ended,
+                    late = exchanges.late(self.bounds.idle, self.bounds.request) => {
+                        if late == Late::Overdue {
+                            debug!(client = %address.ip(), "a request had no whole reply in time: the connection is cut");
+                            return Ok(());
+                        }
                     }
+                    () = self.shutdown.begun() => {}
                 }
+                // What is under way may finish; nothing new begins.
+                connection.as_mut().graceful_shutdown();
+                timeout(self.bounds.request, connection).await.unwrap_or(Ok(()))
             }};
         }
         if http2 {
@@ -198,16 +227,17 @@ impl Connection {
                     .max_local_error_reset_streams(MAX_RESET_STREAMS)
                     .keep_alive_interval(Some(KEEP_ALIVE))
                     .keep_alive_timeout(KEEP_ALIVE)
-                    .serve_connection(io, service)
+                    .serve_connection(TokioIo::new(stream), service)
             )
         } else {
+            let raw = Raw::new(stream, Arc::clone(&exchanges), self.bounds.header);
             drive!(
                 hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(self.bounds.header)
-                    .max_headers(MAX_HEADERS)
-                    .max_buf_size(MAX_HEAD_BYTES as usize)
-                    .serve_connection(io, service)
+                    // Heads and idle connections have their times before the library hears of them.
+                    .header_read_timeout(None)
+                    .max_buf_size(MAX_BUFFER_BYTES)
+                    .serve_connection(TokioIo::new(raw), service)
             )
         }
     }
@@ -229,10 +259,11 @@ impl Drop for Open<'_> {
     }
 }
 
-/// A head, all names and values together, in bytes (hardening C2).
+/// Names and values of an HTTP/2 head, in bytes as RFC 9113 §6.5.2 counts them (hardening C2).
 const MAX_HEAD_BYTES: u32 = 16 << 10;
-/// Header fields of one head (hardening C2).
-const MAX_HEADERS: usize = 64;
+/// What the HTTP/1 library may buffer: the longest head that passes the check, and more of a body at once.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
+const _: () = assert!(http::head::MAX_HEAD_BYTES < MAX_BUFFER_BYTES);
 /// Streams at once on one HTTP/2 connection (hardening C8).
 const MAX_STREAMS: u32 = 100;
 /// Reset streams that may wait before the connection is closed (CVE-2023-44487).

@@ -9,19 +9,23 @@
 //! permission), **Alone** (no path that a tenant writes leads out of that tenant's folder).
 
 pub mod config;
+pub mod cors;
 pub mod dev;
 pub mod diagnostic;
 pub mod env;
 pub mod fingerprint;
 pub mod limits;
 pub mod manifest;
+pub mod origin;
 pub mod parse;
+pub mod spread;
 pub mod tenant;
 pub mod units;
 pub mod watch;
 
 mod check;
 mod files;
+mod inotify;
 mod part;
 mod read;
 
@@ -33,10 +37,10 @@ use std::{
 
 use toml::Spanned;
 
+pub use self::files::{FileIdentity, Folder};
 use self::{
     config::ServerConfig,
     diagnostic::{Diagnostic, Source},
-    files::Folder,
     fingerprint::Fingerprint,
     manifest::RawManifest,
     tenant::RawTenant,
@@ -117,7 +121,7 @@ pub struct FunctionSources {
 impl Site {
     /// Reads the site in `dir`, whatever is there.
     pub fn read(dir: &Path) -> Self {
-        read::site(dir)
+        read::site(dir, None)
     }
 
     /// The site as it is now, reading again only what changed since this was read.
@@ -156,6 +160,13 @@ impl TenantSources {
         self.diagnostics.iter().any(Diagnostic::is_fault)
     }
 
+    /// The folder of the tenant's functions, for [`FunctionSources::open_in`]; `None` where it cannot be opened, which
+    /// [`FunctionSources::open`] tells of each file.
+    pub fn functions_folder(&self) -> Option<Folder> {
+        let path = &self.functions.values().next()?.folder;
+        Folder::open(path.to_path_buf(), format!("functions/{}", self.name)).ok().flatten()
+    }
+
     /// Bytes of a file that `tenant.toml` names, at most `cap` of them.
     pub fn open(&self, path: &Spanned<String>, cap: Bytes) -> Result<Vec<u8>, Diagnostic> {
         let folder = folder(&self.folder, format!("policies/{}", self.name), &self.toml, path)?;
@@ -177,26 +188,51 @@ impl FunctionSources {
         self.folder.join(self.id.function.as_str())
     }
 
-    /// Bytes of a file that the manifest names, at most `cap` of them. A link may lead anywhere in the tenant's own
-    /// `functions/<tenant>`, so functions can share a component.
-    pub fn open(&self, path: &Spanned<String>, cap: Bytes) -> Result<Vec<u8>, Diagnostic> {
-        let (folder, relative) = self.locate(path)?;
-        folder.read(&relative, cap.as_usize()).map_err(|error| unreadable(&self.toml, path, &error))
-    }
-
-    /// Text of a file that the manifest names.
-    pub fn open_text(&self, path: &Spanned<String>, cap: Bytes) -> Result<Source, Diagnostic> {
-        let (folder, relative) = self.locate(path)?;
-        let text = folder.text(&relative, cap.as_usize());
-        let text = text.map_err(|error| unreadable(&self.toml, path, &error))?;
-        Ok(Source::new(folder.shown(&relative), text))
-    }
-
-    fn locate(&self, path: &Spanned<String>) -> Result<(Folder, String), Diagnostic> {
+    /// A file that the manifest names. A link may lead anywhere in the tenant's own `functions/<tenant>`, so functions can
+    /// share a component.
+    pub fn open<'a>(&'a self, path: &'a Spanned<String>) -> Result<NamedFile<'a>, Diagnostic> {
         let folder = folder(&self.folder, format!("functions/{}", self.id.tenant), &self.toml, path)?;
+        self.open_in(&folder, path)
+    }
+
+    /// As [`Self::open`], in the tenant's folder of functions as it was opened before.
+    pub fn open_in<'a>(
+        &'a self,
+        folder: &Folder,
+        path: &'a Spanned<String>,
+    ) -> Result<NamedFile<'a>, Diagnostic> {
         // An absolute path stays absolute behind the function's name only if it is refused here.
         let relative = format!("{}/{}", self.id.function, path.get_ref());
-        Ok((folder, relative))
+        let file = folder.open_file(&relative).map_err(|error| unreadable(&self.toml, path, &error))?;
+        Ok(NamedFile { named_by: &self.toml, path, shown: folder.shown(&relative), file })
+    }
+}
+
+/// A file that was opened for whoever named it.
+#[derive(Debug)]
+pub struct NamedFile<'a> {
+    named_by: &'a Source,
+    path: &'a Spanned<String>,
+    shown: String,
+    file: files::OpenFile,
+}
+
+impl NamedFile<'_> {
+    /// Which file it is, and as of when.
+    pub fn identity(&self) -> FileIdentity {
+        self.file.identity()
+    }
+
+    /// All of it, at most `cap` bytes.
+    pub fn bytes(self, cap: Bytes) -> Result<Vec<u8>, Diagnostic> {
+        self.file.read(cap.as_usize()).map_err(|error| unreadable(self.named_by, self.path, &error))
+    }
+
+    /// All of it, at most `cap` bytes of text.
+    pub fn text(self, cap: Bytes) -> Result<Source, Diagnostic> {
+        let text = self.file.text(cap.as_usize());
+        let text = text.map_err(|error| unreadable(self.named_by, self.path, &error))?;
+        Ok(Source::new(self.shown, text))
     }
 }
 

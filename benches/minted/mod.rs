@@ -84,6 +84,7 @@ impl Minted {
                 headers,
                 client: Ipv4Addr::LOCALHOST.into(),
                 tls: "1.3",
+                client_certificate: None,
                 path: "/acme/bench".to_owned(),
                 now: SystemTime::now(),
             },
@@ -117,7 +118,7 @@ fn authenticator(key: &Ed25519KeyPair) -> Authenticator {
     let keys = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "k1", "x": x}]});
     let files = |name: &str| Some(Source::new(name, keys.to_string()));
     let (authenticator, found) =
-        Authenticator::compile(&tenant(), &raw, &source, &files, DevKeys::Refused, &shared);
+        Authenticator::compile(&tenant(), &raw, &source, &files, DevKeys::Refused, None, &shared);
     authenticator.unwrap_or_else(|| panic!("{found:?}"))
 }
 

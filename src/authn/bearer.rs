@@ -2,15 +2,25 @@
 
 use std::fmt;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, header::AUTHORIZATION};
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
-use serde_json::Value;
 
-use super::{AuthnError, MAX_KEY_ID_BYTES, MAX_TOKEN_BYTES, json::StrictObject};
+use super::{
+    AuthnError, MAX_KEY_ID_BYTES, MAX_TOKEN_BYTES,
+    jws::{Compact, Malformed},
+};
+
+/// How the sender says that it may use the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// By having it (RFC 6750 §2.1).
+    Bearer,
+    /// By a proof beside it (RFC 9449 §7.1).
+    Dpop,
+}
 
 /// A token as offered, of bounded length. Nothing about it is believed.
 #[derive(Clone, Copy)]
@@ -23,25 +33,27 @@ impl fmt::Debug for BearerToken<'_> {
 }
 
 impl<'a> BearerToken<'a> {
-    /// The token of the only `Authorization` header (RFC 6750 §2.1). Forms and queries are never looked at.
-    pub(super) fn from_headers(headers: &'a HeaderMap) -> Result<Self, AuthnError> {
+    /// The token of the only `Authorization` header, and its scheme. Forms and queries are never looked at.
+    pub(super) fn from_headers(headers: &'a HeaderMap) -> Result<(Scheme, Self), AuthnError> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let value = values.next().ok_or(AuthnError::MissingToken)?;
         if values.next().is_some() {
             return Err(AuthnError::SeveralHeaders);
         }
         let bytes = value.as_bytes();
-        if bytes.len() > MAX_TOKEN_BYTES + SCHEME.len() + MAX_SPACES {
+        if bytes.len() > MAX_TOKEN_BYTES + BEARER.len() + MAX_SPACES {
             return Err(AuthnError::TooLong);
         }
         // `HeaderValue::to_str` takes visible ASCII and tabs only, which is more than a token may hold.
         let text = value.to_str().map_err(|_| AuthnError::NotBearer)?;
         let (scheme, token) = text.split_once(' ').ok_or(AuthnError::NotBearer)?;
-        if !scheme.eq_ignore_ascii_case(SCHEME) {
-            return Err(AuthnError::NotBearer);
-        }
+        let scheme = match scheme {
+            bearer if bearer.eq_ignore_ascii_case(BEARER) => Scheme::Bearer,
+            dpop if dpop.eq_ignore_ascii_case(DPOP) => Scheme::Dpop,
+            _ => return Err(AuthnError::NotBearer),
+        };
         // RFC 9110 §11.4: 1*SP between scheme and credentials.
-        Self::from_text(token.trim_start_matches(' '))
+        Ok((scheme, Self::from_text(token.trim_start_matches(' '))?))
     }
 
     /// A token that comes without a header.
@@ -60,19 +72,8 @@ impl<'a> BearerToken<'a> {
 
     /// The three segments, decoded.
     pub(super) fn open(self) -> Result<OpenToken, AuthnError> {
-        let mut segments = self.0.split('.');
-        let (Some(header), Some(payload), Some(signature), None) =
-            (segments.next(), segments.next(), segments.next(), segments.next())
-        else {
-            return Err(AuthnError::NotThreeSegments);
-        };
-        if header.is_empty() || payload.is_empty() || signature.is_empty() {
-            return Err(AuthnError::NotThreeSegments);
-        }
-        let header = decode(header, "header")?;
-        let payload = decode(payload, "payload")?;
-        decode(signature, "signature")?;
-        Ok(OpenToken { header: TokenHeader::parse(&header)?, payload })
+        let mut compact = Compact::open(self.0)?;
+        Ok(OpenToken { header: TokenHeader::take(&mut compact)?, compact })
     }
 }
 
@@ -80,18 +81,18 @@ impl<'a> BearerToken<'a> {
 pub(super) struct OpenToken {
     /// What its header says.
     pub(super) header: TokenHeader,
-    payload: Vec<u8>,
+    compact: Compact,
 }
 
 impl OpenToken {
     /// `iss`, the one thing that may be read before the signature: it chooses the record to verify against.
     pub(super) fn unverified_issuer(&self) -> Option<UnverifiedIssuer> {
-        serde_json::from_slice(&self.payload).ok()
+        serde_json::from_slice(self.compact.danger_payload()).ok()
     }
 
     /// The payload, for use once the signature has been verified.
     pub(super) fn danger_payload(&self) -> &[u8] {
-        &self.payload
+        self.compact.danger_payload()
     }
 }
 
@@ -107,24 +108,12 @@ pub(super) struct TokenHeader {
 }
 
 impl TokenHeader {
-    fn parse(bytes: &[u8]) -> Result<Self, AuthnError> {
-        let StrictObject(mut header) =
-            StrictObject::parse(bytes).map_err(|reason| AuthnError::MalformedHeader { reason })?;
-        if header.contains_key("crit") {
-            return Err(AuthnError::Critical);
-        }
-        if header.contains_key("enc") || header.contains_key("zip") {
-            return Err(AuthnError::Encrypted);
-        }
-        let mut text = |name: &str, reason| match header.remove(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(AuthnError::MalformedHeader { reason }),
-        };
-        let algorithm = text("alg", "`alg` is not a string")?
-            .ok_or(AuthnError::MalformedHeader { reason: "there is no `alg`" })?;
-        let key_id = text("kid", "`kid` is not a string")?;
-        let token_type = text("typ", "`typ` is not a string")?;
+    fn take(compact: &mut Compact) -> Result<Self, AuthnError> {
+        let algorithm = compact
+            .take_text("alg", "`alg` is not a string")?
+            .ok_or(Malformed::Header { reason: "there is no `alg`" })?;
+        let key_id = compact.take_text("kid", "`kid` is not a string")?;
+        let token_type = compact.take_text("typ", "`typ` is not a string")?;
         if key_id.as_ref().is_some_and(|id| id.len() > MAX_KEY_ID_BYTES) {
             return Err(AuthnError::KeyIdTooLong);
         }
@@ -173,11 +162,7 @@ impl<'de> Visitor<'de> for IssuerVisitor {
     }
 }
 
-/// Base64url without padding. The engine refuses trailing bits that are not zero, so each byte string has one text.
-fn decode(segment: &str, name: &'static str) -> Result<Vec<u8>, AuthnError> {
-    URL_SAFE_NO_PAD.decode(segment).map_err(|_| AuthnError::NotBase64 { segment: name })
-}
-
-const SCHEME: &str = "Bearer";
+const BEARER: &str = "Bearer";
+const DPOP: &str = "DPoP";
 /// Spaces between scheme and token that we tolerate before a header counts as too long.
 const MAX_SPACES: usize = 8;

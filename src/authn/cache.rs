@@ -6,10 +6,13 @@
 
 use std::{fmt, sync::Arc};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use quick_cache::{Weighter, sync::Cache};
 
-use super::{bearer::BearerToken, claims::Verified};
+use super::{
+    bearer::BearerToken,
+    claims::Verified,
+    keys::{Sha256, sha256},
+};
 
 /// Names a token under one tenant's rules.
 ///
@@ -19,15 +22,17 @@ use super::{bearer::BearerToken, claims::Verified};
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct TokenKey {
     authenticator: u64,
-    sha256: [u8; 32],
+    sha256: Sha256,
 }
 
 impl TokenKey {
     pub(super) fn new(authenticator: u64, token: BearerToken<'_>) -> Self {
-        let mut sha256 = [0; 32];
-        let hash = digest(&SHA256, token.danger_text().as_bytes());
-        sha256.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
-        Self { authenticator, sha256 }
+        Self { authenticator, sha256: sha256(token.danger_text().as_bytes()) }
+    }
+
+    /// What a proof beside the token must name as its `ath` (RFC 9449 §4.2).
+    pub(super) fn token_hash(&self) -> &Sha256 {
+        &self.sha256
     }
 }
 

@@ -67,7 +67,7 @@ impl Caller {
         self.authenticated_at
     }
 
-    /// How the token is bound to its sender: `none`.
+    /// How the token is bound to its sender, who was asked about it on this request: `none`, `mtls` or `dpop`.
     pub fn binding(&self) -> &str {
         self.binding
     }

@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{AuthnError, Caller, caller::encode, issuer::IssuerRecord, json::StrictObject, keys::Key};
+use super::{
+    AuthnError, Caller, binding::Confirmation, caller::encode, issuer::IssuerRecord, json::StrictObject,
+    keys::Key,
+};
 use crate::id::TenantName;
 
 /// What is kept of a verified token: its verdict, its caller, and what must be looked at again on every request.
@@ -18,6 +21,8 @@ pub(super) struct Verified {
     pub(super) times: Times,
     pub(super) token_id: Option<String>,
     pub(super) key_id: Option<String>,
+    /// To whom it is bound.
+    pub(super) confirmation: Option<Confirmation>,
     /// Which of the tenant's records vouches for it.
     pub(super) record: usize,
     /// The key set that gave the verdict.
@@ -46,6 +51,11 @@ impl Times {
         Ok(())
     }
 
+    /// The issuer's, in seconds.
+    pub(super) fn leeway(&self) -> u64 {
+        self.leeway
+    }
+
     /// Time left until `exp`.
     pub(super) fn remaining(&self, now: SystemTime) -> Duration {
         Duration::from_secs(self.expires_at.saturating_sub(unix(now)))
@@ -65,6 +75,7 @@ pub(super) fn read(
         StrictObject::parse(payload).map_err(|reason| AuthnError::MalformedClaims { reason })?;
     let authenticated_at = time(&claims, "auth_time")?;
     let token_id = text(&claims, "jti")?.map(str::to_owned);
+    let confirmation = Confirmation::read(&claims)?;
     let subject = text(&claims, "sub")?.ok_or(AuthnError::Claim { claim: "sub" })?;
     let times = Times {
         expires_at: time(&claims, "exp")?.ok_or(AuthnError::Claim { claim: "exp" })?,
@@ -107,7 +118,7 @@ pub(super) fn read(
         scopes,
         tags: tags(&claims, record).ok_or(AuthnError::Attributes { what: "tags" })?,
         authenticated_at: authenticated_at.and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at))),
-        binding: "none",
+        binding: record.binding.name(),
         derived: OnceLock::new(),
     };
     Ok(Verified {
@@ -115,6 +126,7 @@ pub(super) fn read(
         times,
         token_id,
         key_id: key.id.clone(),
+        confirmation,
         record: record.place,
         generation,
     })
@@ -181,7 +193,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// A NumericDate (RFC 7519 §2): a number, whole or not, from 0 up; anything else is refused (CVE-2026-25537).
-fn time(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>, AuthnError> {
+pub(super) fn time(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>, AuthnError> {
     let Some(value) = claims.get(claim) else { return Ok(None) };
     if let Some(seconds) = value.as_u64() {
         return Ok(Some(seconds));

@@ -11,10 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use aws_lc_rs::{
-    digest::{SHA256, digest},
-    rand,
-};
+use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
@@ -102,6 +99,12 @@ pub enum MintError {
         /// `roles` or `scopes`.
         what: &'static str,
     },
+    /// The issuer's tokens are bound to a key, and none was named.
+    #[error("the dev issuer's tokens are bound by `dpop`: name the sender's key with `--dpop-key FILE`")]
+    NeedsKey,
+    /// A key was named, and the issuer's tokens are not bound to any.
+    #[error("the dev issuer's tokens are not bound by `dpop`, so its record would refuse one that is")]
+    NotBound,
     /// The record would refuse the token.
     #[error("the dev issuer lets tokens live for {} at most", Span(*.most))]
     LivesTooLong {
@@ -126,6 +129,8 @@ pub struct MintRequest {
     pub scopes: Vec<String>,
     /// Other claims: a name, or a JSON pointer if it begins with `/`; the value is JSON if it reads as JSON, else text.
     pub claims: Vec<(String, String)>,
+    /// Thumbprint of the sender's key, for an issuer of `binding = "dpop"` ([`super::client::ClientKey::thumbprint`]).
+    pub key_thumbprint: Option<String>,
     /// From `now` to `exp`.
     pub ttl: Duration,
     /// `iat`.
@@ -141,6 +146,7 @@ impl MintRequest {
             roles: Vec::new(),
             scopes: Vec::new(),
             claims: Vec::new(),
+            key_thumbprint: None,
             ttl: Duration::from_secs(15 * 60),
             now: SystemTime::now(),
         }
@@ -195,6 +201,12 @@ pub fn mint(
     let most = issuer.max_lifetime.as_ref().map_or(DEFAULT_MAX_LIFETIME, |span| span.get_ref().0);
     if request.ttl > most {
         return Err(MintError::LivesTooLong { most });
+    }
+    let bound = issuer.binding.as_ref().is_some_and(|binding| binding.get_ref() == "dpop");
+    match (bound, request.key_thumbprint.is_some()) {
+        (true, false) => return Err(MintError::NeedsKey),
+        (false, true) => return Err(MintError::NotBound),
+        (true, true) | (false, false) => {}
     }
     let claims = claims(tenant, issuer, request)?;
     let pair = key_of(&dir.join(file_name(tenant, name_of(issuer), "pem")))?;
@@ -260,6 +272,9 @@ fn claims(
     ] {
         claims.insert(name.to_owned(), value);
     }
+    if let Some(thumbprint) = &request.key_thumbprint {
+        claims.insert("cnf".to_owned(), json!({ "jkt": thumbprint }));
+    }
     let mut place = |text: &str, value: Value| {
         let pointer: Pointer =
             text.parse().map_err(|source| MintError::Claim { claim: text.to_owned(), source })?;
@@ -292,7 +307,7 @@ fn claims(
     Ok(claims)
 }
 
-fn key_of(path: &Path) -> Result<KeyPair, MintError> {
+pub(super) fn key_of(path: &Path) -> Result<KeyPair, MintError> {
     let pem = fs::read_to_string(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => MintError::NoKey { path: path.to_owned() },
         _ => MintError::Key { path: path.to_owned(), source },
@@ -325,7 +340,7 @@ fn jwks_of(pair: &KeyPair, ed25519: bool) -> String {
 }
 
 /// The required members of RFC 7638 §3.2, RFC 8037 §2 and nothing else.
-fn public_jwk(pair: &KeyPair, ed25519: bool) -> Map<String, Value> {
+pub(super) fn public_jwk(pair: &KeyPair, ed25519: bool) -> Map<String, Value> {
     let point = pair.public_key_raw();
     let encode = |bytes: &[u8]| json!(URL_SAFE_NO_PAD.encode(bytes));
     let members = if ed25519 {
@@ -338,14 +353,12 @@ fn public_jwk(pair: &KeyPair, ed25519: bool) -> Map<String, Value> {
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// RFC 7638: SHA-256 over the required members in the order of their names.
-fn thumbprint(jwk: &Map<String, Value>) -> String {
-    let ordered: std::collections::BTreeMap<_, _> = jwk.iter().collect();
-    let text = serde_json::to_string(&ordered).unwrap_or_default();
-    URL_SAFE_NO_PAD.encode(digest(&SHA256, text.as_bytes()))
+/// RFC 7638, as text.
+pub(super) fn thumbprint(jwk: &Map<String, Value>) -> String {
+    super::keys::thumbprint(jwk).map_or(String::new(), |thumbprint| URL_SAFE_NO_PAD.encode(thumbprint))
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let partial = path.with_extension("partial");
     let _ = fs::remove_file(&partial);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial)?;

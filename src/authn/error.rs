@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::keys::KeySetError;
+use super::{dpop::ProofError, jws::Malformed, keys::KeySetError};
 
 /// Why there is no `Caller`.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +141,35 @@ pub enum AuthnError {
         /// `jti`, `sub`, `kid` or `issuer`.
         by: &'static str,
     },
+    /// The issuer's tokens are bound to their senders, and this one is not, or in another way.
+    #[error("issuer `{issuer}` binds its tokens by `{binding}`, and the token is not so bound")]
+    NotBound {
+        /// The issuer record.
+        issuer: Arc<str>,
+        /// `dpop` or `mtls`.
+        binding: &'static str,
+    },
+    /// The token is bound to its sender, and nobody said that this issuer's are: what is not checked is not believed.
+    #[error("the token is bound to its sender, and `binding` of issuer `{issuer}` does not say how")]
+    BoundUnasked {
+        /// The issuer record.
+        issuer: Arc<str>,
+    },
+    /// RFC 9449 §7.2: whoever found the token could send it so.
+    #[error("a token that is bound to a key came as a bearer token")]
+    BoundAsBearer,
+    /// RFC 9449 §7.1: the scheme is for tokens that are bound to a key.
+    #[error("a token that is bound to no key came under the scheme `DPoP`")]
+    UnboundAsDpop,
+    /// RFC 8705 §3: the connection is not the one of the certificate's owner.
+    #[error("the token is bound to a client certificate, and the connection has {has}")]
+    Certificate {
+        /// `none` or `another`.
+        has: &'static str,
+    },
+    /// The proof of possession is not one.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
     /// Our bug: the request was routed to another tenant's authenticator.
     #[error("a request for tenant `{asked}` reached the authenticator of tenant `{here}`")]
     Misrouted {
@@ -149,6 +178,18 @@ pub enum AuthnError {
         /// The authenticator's tenant.
         here: crate::id::TenantName,
     },
+}
+
+impl From<Malformed> for AuthnError {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::Segments => Self::NotThreeSegments,
+            Malformed::Base64 { segment } => Self::NotBase64 { segment },
+            Malformed::Header { reason } => Self::MalformedHeader { reason },
+            Malformed::Critical => Self::Critical,
+            Malformed::Encrypted => Self::Encrypted,
+        }
+    }
 }
 
 impl AuthnError {
@@ -182,6 +223,11 @@ impl AuthnError {
             Self::TenantClaim { .. } => Check::Tenant,
             Self::Attributes { .. } => Check::Attributes,
             Self::Revoked { .. } => Check::Revocation,
+            Self::NotBound { .. } | Self::BoundUnasked { .. } | Self::BoundAsBearer | Self::UnboundAsDpop => {
+                Check::Binding
+            }
+            Self::Certificate { .. } => Check::Certificate,
+            Self::Proof(error) => error.check(),
         }
     }
 }
@@ -226,11 +272,35 @@ pub enum Check {
     Attributes,
     /// `revoked.json`.
     Revocation,
+    /// `cnf` binds the token as its issuer's `binding` says, and it came under the scheme for that.
+    Binding,
+    /// The connection's client certificate is the token's.
+    Certificate,
+    /// One `DPoP` header with a proof of sound form.
+    Proof,
+    /// The proof's key is the token's.
+    ProofKey,
+    /// The proof's signature verifies with that key.
+    ProofSignature,
+    /// The proof's claims are strict JSON, and all there.
+    ProofClaims,
+    /// `htm`.
+    ProofMethod,
+    /// `htu`.
+    ProofUrl,
+    /// `ath`.
+    ProofToken,
+    /// The proof's `iat`.
+    ProofTime,
+    /// The proof's `nonce`.
+    Nonce,
+    /// The proof's `jti`.
+    Replay,
 }
 
 impl Check {
     /// All of them, in order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 30] = [
         Self::Form,
         Self::Header,
         Self::Issuer,
@@ -249,6 +319,18 @@ impl Check {
         Self::Tenant,
         Self::Attributes,
         Self::Revocation,
+        Self::Binding,
+        Self::Certificate,
+        Self::Proof,
+        Self::ProofKey,
+        Self::ProofSignature,
+        Self::ProofClaims,
+        Self::ProofMethod,
+        Self::ProofUrl,
+        Self::ProofToken,
+        Self::ProofTime,
+        Self::Nonce,
+        Self::Replay,
     ];
 
     /// What people call it.
@@ -272,6 +354,18 @@ impl Check {
             Self::Tenant => "tenant",
             Self::Attributes => "attributes",
             Self::Revocation => "revocation",
+            Self::Binding => "binding",
+            Self::Certificate => "certificate",
+            Self::Proof => "proof",
+            Self::ProofKey => "proof key",
+            Self::ProofSignature => "proof signature",
+            Self::ProofClaims => "proof claims",
+            Self::ProofMethod => "proof method",
+            Self::ProofUrl => "proof url",
+            Self::ProofToken => "proof token",
+            Self::ProofTime => "proof time",
+            Self::Nonce => "nonce",
+            Self::Replay => "replay",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, Method};
 
-use super::Caller;
+use super::{Caller, CertificateThumbprint};
 use crate::id::{FunctionId, FunctionName, RequestId, TenantName};
 
 /// A request as routed. Nobody has been asked yet who sent it.
@@ -30,12 +30,14 @@ pub struct Head {
     pub rest: Option<String>,
     /// What follows `?`, raw.
     pub query: Option<String>,
-    /// The headers. Once authenticated, `Authorization` is gone.
+    /// The headers. Once authenticated, `Authorization` and `DPoP` are gone.
     pub headers: HeaderMap,
     /// Who is at the other end.
     pub client: IpAddr,
     /// Version of TLS: `1.3` or `1.2`.
     pub tls: &'static str,
+    /// The client certificate of this very connection, whose owner the handshake has proven.
+    pub client_certificate: Option<CertificateThumbprint>,
     /// The path as received.
     pub path: String,
     /// When the request arrived.
@@ -57,6 +59,7 @@ impl fmt::Debug for Head {
 pub struct Authenticated<B> {
     pub(super) received: Received<B>,
     pub(super) caller: Arc<Caller>,
+    pub(super) fresh_nonce: Option<String>,
 }
 
 impl<B> Authenticated<B> {
@@ -88,6 +91,12 @@ impl<B> Authenticated<B> {
     /// Who sent it.
     pub fn caller(&self) -> &Arc<Caller> {
         &self.caller
+    }
+
+    /// The nonce that the sender's proofs should have from now on, if it is another than this request's had: for the
+    /// reply (RFC 9449 §8.2).
+    pub fn fresh_nonce(&self) -> Option<&str> {
+        self.fresh_nonce.as_deref()
     }
 
     /// For the next stage only.

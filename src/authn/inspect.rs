@@ -2,7 +2,12 @@
 
 use std::{fmt, time::SystemTime};
 
-use super::{Authenticator, AuthnError, Check, bearer::BearerToken, claims::Verified};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use super::{
+    Authenticator, AuthnError, Check, bearer::BearerToken, binding::Demand, claims::Verified, dpop,
+    keys::sha256,
+};
 
 /// What became of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -14,6 +19,8 @@ pub enum State {
     Failed,
     /// A check before it failed.
     NotReached,
+    /// Asked of each request that bears the token, and not of the token.
+    EachRequest,
 }
 
 /// One line of an inspection.
@@ -31,7 +38,8 @@ pub struct CheckResult {
 /// All checks of one token, in order.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Inspection {
-    /// Whether a request with this token would be authenticated.
+    /// Whether a request with this token would be authenticated: if its sender shows what the checks of state `each-request` ask
+    /// for.
     pub valid: bool,
     /// Who would be calling.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,8 +72,8 @@ pub async fn inspect(token: &str, authenticator: &Authenticator, now: SystemTime
         (format!("alg {:?}, typ {kind}, kid {key}", header.algorithm), kind)
     });
     let failed = outcome.as_ref().err().map(AuthnError::check);
-    let checks = Check::ALL
-        .into_iter()
+    let of_token = Check::ALL.into_iter().filter(|check| *check <= Check::Binding);
+    let mut checks: Vec<CheckResult> = of_token
         .map(|check| {
             let state = match failed {
                 Some(failed) if check == failed => State::Failed,
@@ -88,6 +96,11 @@ pub async fn inspect(token: &str, authenticator: &Authenticator, now: SystemTime
             CheckResult { check, state, detail }
         })
         .collect();
+    if let Ok(demand) =
+        outcome.as_ref().map_err(|_| ()).and_then(|verified| authenticator.demand(verified).map_err(|_| ()))
+    {
+        checks.extend(of_each_request(&demand, token, authenticator));
+    }
     let caller = outcome.ok().map(|verified| verified.caller);
     Inspection {
         valid: caller.is_some(),
@@ -108,6 +121,11 @@ fn explain(error: &AuthnError, claimed_type: Option<&str>) -> String {
             " (`iss` must equal an `issuer` of tenant.toml byte for byte)".into()
         }
         (AuthnError::Audience, _) => " (`aud` must contain one of the issuer's `audiences`)".into(),
+        (AuthnError::BoundUnasked { .. }, _) => {
+            " (it has a `cnf`: `binding = \"dpop\"` or `\"mtls\"` of the issuer takes tokens that are bound so)".into()
+        }
+        (AuthnError::NotBound { binding: "dpop", .. }, _) => " (`cnf` must be `jkt` and nothing else)".into(),
+        (AuthnError::NotBound { .. }, _) => " (`cnf` must be `x5t#S256` and nothing else)".into(),
         (AuthnError::LivesTooLong { .. }, _) => " (`max-lifetime` of the issuer, 24h unless written)".into(),
         _ => String::new(),
     };
@@ -123,6 +141,7 @@ fn confirm(check: Check, verified: &Verified, now: SystemTime) -> String {
         Check::Expiry => format!("in {} s", verified.times.remaining(now).as_secs()),
         Check::Subject => format!("{:?}", verified.caller.subject()),
         Check::Tenant => verified.caller.tenant().to_string(),
+        Check::Binding => verified.caller.binding().to_owned(),
         Check::Attributes => {
             let caller = &verified.caller;
             let (roles, scopes, tags) = (caller.roles().len(), caller.scopes().len(), caller.tags().len());
@@ -132,15 +151,52 @@ fn confirm(check: Check, verified: &Verified, now: SystemTime) -> String {
     }
 }
 
+/// What the sender of a bound token has to show, and with which values.
+fn of_each_request(demand: &Demand<'_>, token: &str, authenticator: &Authenticator) -> Vec<CheckResult> {
+    let asked: Vec<(Check, String)> = match demand {
+        Demand::Nothing => Vec::new(),
+        Demand::Certificate(thumbprint) => {
+            vec![(
+                Check::Certificate,
+                format!("the connection's client certificate has SHA-256 {thumbprint}"),
+            )]
+        }
+        Demand::Proof(key, _) => {
+            let origin = authenticator
+                .origin()
+                .map_or("the gateway's own origin".to_owned(), |origin| format!("{origin}"));
+            vec![
+                (
+                    Check::Proof,
+                    "`Authorization: DPoP TOKEN`, and one `DPoP` header: `typ` dpop+jwt".to_owned(),
+                ),
+                (Check::ProofKey, format!("`jwk` has thumbprint {key}")),
+                (Check::ProofMethod, "`htm` is the method".to_owned()),
+                (Check::ProofUrl, format!("`htu` is {origin}/{}/FUNCTION", authenticator.tenant)),
+                (Check::ProofToken, format!("`ath` is {}", URL_SAFE_NO_PAD.encode(sha256(token.as_bytes())))),
+                (Check::ProofTime, format!("`iat` is at most {} s ago", dpop::MAX_AGE.as_secs())),
+                (Check::Nonce, "`nonce` is the last `DPoP-Nonce`; the first comes with a 401".to_owned()),
+                (Check::Replay, "`jti` is never the same".to_owned()),
+            ]
+        }
+    };
+    asked
+        .into_iter()
+        .map(|(check, detail)| CheckResult { check, state: State::EachRequest, detail })
+        .collect()
+}
+
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.checks.iter().map(|checked| checked.check.name().len()).max().unwrap_or(0) + 1;
         for CheckResult { check, state, detail } in &self.checks {
             let mark = match state {
                 State::Passed => "✔",
                 State::Failed => "✘",
                 State::NotReached => "·",
+                State::EachRequest => "→",
             };
-            let line = format!("{mark} {:<11} {detail}", check.name());
+            let line = format!("{mark} {:<width$} {detail}", check.name());
             writeln!(f, "{}", line.trim_end())?;
         }
         match &self.caller {

@@ -5,6 +5,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use jsonwebtoken::{Algorithm, Validation};
 
 use super::{
+    binding::Binding,
     keys::{Fit, Key, KeySet, KeySetError},
     pointer::Pointer,
     remote::{Remote, Unavailable},
@@ -31,6 +32,7 @@ pub(super) struct IssuerRecord {
     pub(super) tags: Vec<(String, Pointer)>,
     pub(super) tenant_claim: Option<(Pointer, String)>,
     pub(super) share_roles: bool,
+    pub(super) binding: Binding,
     pub(super) dev: bool,
     pub(super) keys: Keys,
     pub(super) span: Range<usize>,

@@ -138,7 +138,8 @@ impl Key {
         }
     }
 
-    fn parse(jwk: &Map<String, Value>) -> Result<Self, KeyProblem> {
+    /// Reads one JWK (RFC 7517 §4), which must be of sufficient strength.
+    pub(super) fn parse(jwk: &Map<String, Value>) -> Result<Self, KeyProblem> {
         if jwk.get("use").is_some_and(|purpose| purpose != "sig") {
             return Err(KeyProblem::NotForSignatures);
         }
@@ -223,7 +224,7 @@ impl KeySet {
                 Some(Value::String(id)) if id.len() <= MAX_KEY_ID_BYTES => format!("`{id}`"),
                 _ => format!("number {}", place + 1),
             };
-            if PRIVATE_PARAMETERS.iter().any(|name| jwk.contains_key(*name)) {
+            if is_private(jwk) {
                 return Err(KeySetError::PrivateKey { key: label });
             }
             match Key::parse(jwk) {
@@ -258,6 +259,41 @@ impl KeySet {
     pub(super) fn by_id(&self, id: &str) -> Option<&Arc<Key>> {
         self.keys.iter().find(|key| key.id.as_deref() == Some(id))
     }
+}
+
+/// Whether a JWK holds private or symmetric key material.
+pub(super) fn is_private(jwk: &Map<String, Value>) -> bool {
+    PRIVATE_PARAMETERS.iter().any(|name| jwk.contains_key(*name))
+}
+
+/// SHA-256 over the members of a public key that make it that key, in the order of their names (RFC 7638 §3); `None` if one
+/// of them is missing, or the kind of key unknown.
+pub(super) fn thumbprint(jwk: &Map<String, Value>) -> Option<Sha256> {
+    let members: &[&str] = match jwk.get("kty")?.as_str()? {
+        "RSA" => &["e", "kty", "n"],
+        "EC" => &["crv", "kty", "x", "y"],
+        "OKP" => &["crv", "kty", "x"],
+        _ => return None,
+    };
+    let mut text = String::from("{");
+    for (place, name) in members.iter().enumerate() {
+        let comma = if place == 0 { "" } else { "," };
+        // Through JSON again, since the value may hold what needs an escape.
+        let value = serde_json::to_string(jwk.get(*name)?.as_str()?).ok()?;
+        text.push_str(&format!("{comma}\"{name}\":{value}"));
+    }
+    text.push('}');
+    Some(sha256(text.as_bytes()))
+}
+
+/// A digest.
+pub(super) type Sha256 = [u8; 32];
+
+/// SHA-256 of these bytes.
+pub(super) fn sha256(bytes: &[u8]) -> Sha256 {
+    let mut to = [0; 32];
+    to.iter_mut().zip(digest(&SHA256, bytes).as_ref()).for_each(|(to, from)| *to = *from);
+    to
 }
 
 fn rsa(jwk: &Map<String, Value>) -> Result<DecodingKey, KeyProblem> {

@@ -41,7 +41,7 @@ impl Clock {
         Self(Arc::new(now))
     }
 
-    fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         (self.0)()
     }
 }

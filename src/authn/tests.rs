@@ -1,5 +1,6 @@
 //! Each rule of hardening.md A as a test that begins with its id; then identity providers, standards and hostile bytes.
 
+mod binding;
 mod caching;
 mod callers;
 mod compiling;

@@ -237,12 +237,12 @@ fn parse_schema(source: &Source, diagnostics: &mut Vec<Diagnostic>) -> Option<Sc
         Ok((schema, warnings)) => {
             for warning in warnings {
                 let warning: SchemaWarning = warning;
-                policies::report(&DetailedError::from(&warning), source, &whole, false, diagnostics);
+                policies::report(&DetailedError::from(&warning), source, &whole, 0, false, diagnostics);
             }
             Some(schema)
         }
         Err(error) => {
-            policies::report(&DetailedError::from(&error), source, &whole, true, diagnostics);
+            policies::report(&DetailedError::from(&error), source, &whole, 0, true, diagnostics);
             None
         }
     }

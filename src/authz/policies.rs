@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     ops::Range,
+    str::FromStr as _,
     sync::Arc,
 };
 
@@ -26,6 +27,9 @@ const MAX_ID_BYTES: usize = 64;
 const MAX_NOTE_BYTES: usize = 512;
 /// Most faults told of one file set: the rest repeats.
 const MAX_DIAGNOSTICS: usize = 200;
+/// Policies that are parsed in one go: enough for what a parse costs at first to be forgotten, few enough that a slip
+/// in one of them sends no more than these to be parsed alone.
+const BATCH: usize = 64;
 
 /// One policy of a compiled file set: where its text is, and what it is for. Its syntax tree is made again from the
 /// text when a slice needs it: ten thousand tenants' trees at once would be hundreds of megabytes.
@@ -76,6 +80,11 @@ pub(super) struct Draft<'a> {
 }
 
 impl Draft<'_> {
+    /// What its author wrote behind `@name`. Cedar's own look-up parses the name each time.
+    fn annotation(&self, name: &str) -> Option<&str> {
+        self.policy.annotations().find(|(key, _)| *key == name).map(|(_, text)| text)
+    }
+
     /// Its first line: what is underlined when the whole policy is at fault.
     pub(super) fn first_line(&self) -> Range<usize> {
         first_line(self.source, &self.span)
@@ -104,9 +113,16 @@ pub(super) fn compile(
 ) -> (Vec<Indexed>, PolicySet) {
     let mut index: Vec<Indexed> = Vec::new();
     let mut by_id: HashMap<Arc<str>, usize> = HashMap::new();
+    let mut starts: Vec<usize> = Vec::new();
     let mut set = PolicySet::new();
-    for (number, source) in sources.iter().enumerate() {
-        let cuts = match statements(&source.text) {
+    let cut: Vec<_> = sources.iter().map(|source| statements(&source.text)).collect();
+    let texts = sources.iter().zip(&cut).flat_map(|(source, cuts)| {
+        cuts.iter().flatten().map(|span| source.text.get(span.clone()).unwrap_or_default())
+    });
+    let texts: Vec<&str> = texts.take(MAX_POLICIES).collect();
+    let mut parsed = texts.chunks(BATCH).flat_map(parse_together);
+    for ((number, source), cuts) in sources.iter().enumerate().zip(&cut) {
+        let cuts = match cuts {
             Ok(cuts) => cuts,
             Err(error) => {
                 let fault = Diagnostic::fault(error.to_string());
@@ -117,7 +133,8 @@ pub(super) fn compile(
                 continue;
             }
         };
-        for span in cuts {
+        for span in cuts.iter().cloned() {
+            let together = parsed.next().flatten();
             if index.len() >= MAX_POLICIES || diagnostics.len() >= MAX_DIAGNOSTICS {
                 if index.len() >= MAX_POLICIES {
                     diagnostics.push(
@@ -128,8 +145,12 @@ pub(super) fn compile(
                 return (index, set);
             }
             let text = source.text.get(span.clone()).unwrap_or_default();
-            let policy = match Policy::parse(None, text) {
-                Ok(policy) => policy,
+            let parsed = match together {
+                Some(parsed) => Ok(parsed),
+                None => Policy::parse(None, text).map(|policy| Parsed { policy, start: 0 }),
+            };
+            let Parsed { policy, start } = match parsed {
+                Ok(parsed) => parsed,
                 Err(errors) => {
                     match Template::parse(None, text) {
                         Ok(template) if template.slots().next().is_some() => diagnostics.push(
@@ -139,7 +160,7 @@ pub(super) fn compile(
                             .at(source, first_line(source, &span))
                             .hint("write the principal and the resource out"),
                         ),
-                        _ => report(&DetailedError::from(&errors), source, &span, true, diagnostics),
+                        _ => report(&DetailedError::from(&errors), source, &span, 0, true, diagnostics),
                     }
                     continue;
                 }
@@ -164,6 +185,7 @@ pub(super) fn compile(
                 diagnostics.push(Diagnostic::fault(error.to_string()).at(source, draft.first_line()));
                 continue;
             }
+            starts.push(start);
             index.push(Indexed {
                 note: Arc::new(note),
                 source: u16::try_from(number).unwrap_or(u16::MAX),
@@ -175,8 +197,10 @@ pub(super) fn compile(
     }
     let result = validator.validate(&set, ValidationMode::Strict);
     let place = |id: &PolicyId| {
-        let at = index.get(*by_id.get(AsRef::<str>::as_ref(id))?)?;
-        Some((sources.get(usize::from(at.source))?, at.start as usize..at.end as usize))
+        let number = *by_id.get(AsRef::<str>::as_ref(id))?;
+        let at = index.get(number)?;
+        let source = sources.get(usize::from(at.source))?;
+        Some((source, at.start as usize..at.end as usize, *starts.get(number)?))
     };
     let errors =
         result.validation_errors().map(|error| (error.policy_id(), DetailedError::from(error), true));
@@ -184,7 +208,7 @@ pub(super) fn compile(
     let mut found = Vec::new();
     for (id, error, fault) in errors.chain(warnings) {
         match place(id) {
-            Some((source, span)) => report(&error, source, &span, fault, &mut found),
+            Some((source, span, start)) => report(&error, source, &span, start, fault, &mut found),
             None => found.push(Diagnostic::fault(error.message)),
         }
     }
@@ -192,11 +216,44 @@ pub(super) fn compile(
     (index, set)
 }
 
-/// Cedar's own report, and those related to it, moved to where the statement stands in its file.
+/// A policy as Cedar parsed it, and where it began in the text that was parsed.
+#[derive(Clone)]
+struct Parsed {
+    policy: Policy,
+    start: usize,
+}
+
+/// Parses statements in one go: each parse begins by working out Cedar's lexer anew, which takes longer than a policy.
+///
+/// One for each; `None` where it has to be parsed alone, so that what is wrong with it is told of it and of no other.
+fn parse_together(statements: &[&str]) -> Vec<Option<Parsed>> {
+    let all = || -> Option<Vec<Option<Parsed>>> {
+        let mut text = String::with_capacity(statements.iter().map(|statement| statement.len() + 1).sum());
+        let mut starts = Vec::with_capacity(statements.len());
+        for statement in statements {
+            starts.push(text.len());
+            text.push_str(statement);
+            text.push('\n');
+        }
+        let set = PolicySet::from_str(&text).ok()?;
+        let parsed = |(number, (statement, start)): (usize, (&&str, usize))| {
+            // Cedar numbers them in their order. Whatever it cut elsewhere than we did is no policy of ours.
+            let policy = set.policy(&PolicyId::new(format!("policy{number}")))?;
+            let same = policy.to_cedar().is_some_and(|text| text == **statement);
+            same.then(|| Some(Parsed { policy: policy.clone(), start }))
+        };
+        statements.iter().zip(starts).enumerate().map(parsed).collect()
+    };
+    all().unwrap_or_else(|| vec![None; statements.len()])
+}
+
+/// Cedar's own report, and those related to it, moved to where the statement stands in its file; `start` is where it
+/// stood in what Cedar parsed.
 pub(super) fn report(
     error: &DetailedError,
     source: &Source,
     statement: &Range<usize>,
+    start: usize,
     fault: bool,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
@@ -209,9 +266,9 @@ pub(super) fn report(
     let span = label.map_or_else(
         || first_line(source, statement),
         |label| {
-            let start = (statement.start + label.loc.start).min(statement.end);
-            let end = (statement.start + label.loc.end).clamp(start, statement.end);
-            start..end
+            let moved = |at: usize| statement.start + at.saturating_sub(start);
+            let first = moved(label.loc.start).min(statement.end);
+            first..moved(label.loc.end).clamp(first, statement.end)
         },
     );
     diagnostic = diagnostic.at(source, span);
@@ -220,7 +277,7 @@ pub(super) fn report(
     }
     diagnostics.push(diagnostic);
     for related in &error.related {
-        report(related, source, statement, fault, diagnostics);
+        report(related, source, statement, start, fault, diagnostics);
     }
 }
 
@@ -236,7 +293,7 @@ fn one_for_each_place(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
 }
 
 fn note(draft: &Draft<'_>, owner: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Note> {
-    let Some(id) = draft.policy.annotation("id") else {
+    let Some(id) = draft.annotation("id") else {
         diagnostics.push(
             Diagnostic::fault("a policy has no `@id`")
                 .at(draft.source, draft.first_line())
@@ -255,7 +312,7 @@ fn note(draft: &Draft<'_>, owner: &str, diagnostics: &mut Vec<Diagnostic>) -> Op
         return None;
     }
     let mut word = |name: &str| -> Option<Arc<str>> {
-        let text = draft.policy.annotation(name)?;
+        let text = draft.annotation(name)?;
         if text.len() > MAX_NOTE_BYTES {
             diagnostics.push(
                 Diagnostic::fault(format!("`@{name}` may have {MAX_NOTE_BYTES} bytes"))
@@ -274,4 +331,46 @@ fn note(draft: &Draft<'_>, owner: &str, diagnostics: &mut Vec<Diagnostic>) -> Op
 fn first_line(source: &Source, span: &Range<usize>) -> Range<usize> {
     let text = source.text.get(span.clone()).unwrap_or_default();
     span.start..span.start + text.find(['\n', '\r']).unwrap_or(text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(text: &str) -> Vec<&str> {
+        statements(text).unwrap().into_iter().map(|span| &text[span]).collect()
+    }
+
+    #[test]
+    fn policies_parsed_in_one_go_are_those_parsed_alone() {
+        let texts = [
+            include_str!("../../policies/guardrails.cedar"),
+            include_str!("../../policies/acme/invoice.cedar"),
+            "// a; b\n@id(\"x;\\\"\") // c\n permit(principal, // d; e\r action, resource)\n when { \"//;\" like \"*é*\" };",
+        ];
+        let statements: Vec<&str> = texts.iter().flat_map(|text| cut(text)).collect();
+        assert!(statements.len() > 3);
+        let mut end = 0;
+        for (statement, together) in statements.iter().zip(parse_together(&statements)) {
+            let (together, alone) = (together.unwrap(), Policy::parse(None, statement).unwrap());
+            assert_eq!(together.policy.to_json().unwrap(), alone.to_json().unwrap());
+            assert_eq!(together.start, end);
+            end += statement.len() + 1;
+        }
+    }
+
+    #[test]
+    fn pieces_that_only_together_are_policies_are_parsed_alone() {
+        let one = "permit(principal, action, resource);";
+        for pieces in [
+            // A slip spoils no neighbour.
+            ["permit(principal, action);", one, one],
+            ["permit(principal, action, resource)", "when { true };", one],
+            // One piece that is two, and one that is none.
+            ["permit(principal, action, resource); permit(principal, action, resource);", "", one],
+            ["permit(principal == ?principal, action, resource);", one, one],
+        ] {
+            assert!(parse_together(&pieces).iter().all(Option::is_none), "{pieces:?}");
+        }
+    }
 }

@@ -114,6 +114,20 @@ const PERMIT_ALL: &str = "@id(\"all\") permit(principal, action, resource);\n";
 const ERRING: &str = "when { context has bytes && context.bytes + 9223372036854775807 > 0 };";
 
 #[test]
+fn what_a_policy_breaks_of_the_schema_is_told_where_it_stands_among_others() {
+    let fine = |id: &str| format!("// before {id}\n@id(\"{id}\")\npermit(principal, action, resource);\n");
+    let odd = "@id(\"odd\")\npermit(principal, action == Action::\"invoke\", resource)\nwhen { principal.shoe == 42 };\n";
+    // Whether or not a slip elsewhere sends every policy to be parsed alone.
+    for last in [fine("c"), "@id(\"c\")\npermit(principal, action);\n".to_owned()] {
+        let text = format!("{}{odd}{}{last}", fine("a"), fine("b"));
+        let (_, diagnostics) = World::new().compile("acme", &text);
+        let shoe = diagnostics.iter().find(|d| d.message.contains("shoe")).unwrap();
+        let (source, span) = shoe.source.clone().unwrap();
+        assert_eq!(&source.text[span.unwrap()], "principal.shoe", "{}", told(&diagnostics));
+    }
+}
+
+#[test]
 fn e01_nothing_is_permitted_by_default() {
     let decision = World::new().decide("");
     assert!(!decision.allowed);

@@ -6,6 +6,7 @@ use super::Failure;
 use crate::{
     authn,
     authz::{KnownNames, Platform, TenantPolicies},
+    event,
     id::TenantName,
     pipeline::{Builder, FaultyPlatform, Revision, known_names},
     record::Metrics,
@@ -33,6 +34,7 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, Failure> {
         shared: authn::Shared::new(token_cache_bytes(config), key_fetch(dir, config)),
         metrics: Arc::new(Metrics::new()),
         development: true,
+        schemas: event::Schemas::default(),
     };
     let (revision, diagnostics) = match builder.build(&site, None) {
         Ok((revision, mut diagnostics)) => {

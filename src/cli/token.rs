@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use super::{Exit, Failure, SiteArg, site::load};
 use crate::{
     authn::{
+        client::{ClientKey, ProofRequest},
         dev::{self, MintRequest},
         inspect,
     },
@@ -23,6 +24,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(super) enum Token {
     Mint(Mint),
+    Proof(Proof),
     Inspect(Inspect),
 }
 
@@ -52,9 +54,35 @@ pub(super) struct Mint {
     /// Another claim, its value JSON or text; may be repeated
     #[arg(long = "claim", value_name = "K=V")]
     claims: Vec<String>,
+    /// Key of the sender that the token is bound to, where the issuer's `binding` is `dpop`; made if there is no such file
+    #[arg(long, value_name = "FILE")]
+    dpop_key: Option<PathBuf>,
     /// How long it is valid
     #[arg(long, value_name = "TIME", default_value = "15m")]
     ttl: Span,
+}
+
+/// Print a DPoP proof: that the sender of one request has the key that its token is bound to
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  sandgate token proof --key client.pem --method POST --url https://localhost:8443/acme/hello --token token.txt\n\nThe first answer is 401 with `dpop-nonce`; a proof with that `--nonce` is taken. Each proof is good once."
+)]
+pub(super) struct Proof {
+    /// The sender's key, as made by `token mint --dpop-key`; made if there is no such file
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Method of the request
+    #[arg(long, value_name = "METHOD")]
+    method: String,
+    /// What is called; its query does not count
+    #[arg(long, value_name = "URL")]
+    url: String,
+    /// File that holds the token; `-` reads standard input, so that it is in no process list
+    #[arg(long, value_name = "FILE")]
+    token: PathBuf,
+    /// From the last `dpop-nonce` of the gateway
+    #[arg(long, value_name = "N")]
+    nonce: Option<String>,
 }
 
 /// Say why a token is or is not valid here, check by check
@@ -80,8 +108,24 @@ impl Token {
     pub(super) fn run(self, out: &mut dyn Write) -> Result<Exit, Failure> {
         match self {
             Self::Mint(mint) => mint.run(out),
+            Self::Proof(proof) => proof.run(out),
             Self::Inspect(inspect) => inspect.run(out),
         }
+    }
+}
+
+impl Proof {
+    fn run(self, out: &mut dyn Write) -> Result<Exit, Failure> {
+        let token = read_token(&self.token)?;
+        let request = ProofRequest {
+            method: &self.method,
+            url: &self.url,
+            token: token.trim(),
+            nonce: self.nonce.as_deref(),
+            now: SystemTime::now(),
+        };
+        writeln!(out, "{}", ClientKey::open_or_create(&self.key)?.prove(&request)?)?;
+        Ok(Exit::Done)
     }
 }
 
@@ -94,7 +138,9 @@ impl Mint {
             let pair = claim.split_once('=').ok_or_else(|| format!("`{claim}` is not `name=value`"))?;
             Ok::<_, Failure>((pair.0.to_owned(), pair.1.to_owned()))
         });
+        let key = self.dpop_key.as_deref().map(ClientKey::open_or_create).transpose()?;
         let request = MintRequest {
+            key_thumbprint: key.map(|key| key.thumbprint()),
             issuer: self.issuer,
             roles: self.roles,
             scopes: self.scopes,
@@ -142,12 +188,7 @@ pub fn mint_sample(dir: &Path) -> Result<(TenantName, SampleCall, String), Failu
 
 impl Inspect {
     fn run(self, out: &mut dyn Write) -> Result<Exit, Failure> {
-        let mut token = String::new();
-        if self.file.as_os_str() == "-" {
-            std::io::stdin().take(MAX_INPUT_BYTES).read_to_string(&mut token)?;
-        } else {
-            std::fs::File::open(&self.file)?.take(MAX_INPUT_BYTES).read_to_string(&mut token)?;
-        }
+        let token = read_token(&self.file)?;
         let loaded = load(&self.site.site)?;
         let revision = loaded.revision.ok_or("the platform part is faulty: `sandgate check` says why")?;
         let mut tenants: Vec<_> = revision.serving().collect();
@@ -176,6 +217,16 @@ impl Inspect {
         }
         Ok(if inspection.valid { Exit::Done } else { Exit::No })
     }
+}
+
+fn read_token(file: &Path) -> std::io::Result<String> {
+    let mut token = String::new();
+    if file.as_os_str() == "-" {
+        std::io::stdin().take(MAX_INPUT_BYTES).read_to_string(&mut token)?;
+    } else {
+        std::fs::File::open(file)?.take(MAX_INPUT_BYTES).read_to_string(&mut token)?;
+    }
+    Ok(token)
 }
 
 /// No token is longer than 8 kB (hardening A13); a little more is read, so that one can be told.

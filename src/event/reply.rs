@@ -1,5 +1,7 @@
 //! What a function answers, checked as hard as what it was asked (D14, F31): a guest is not trusted with its own reply.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
@@ -10,6 +12,7 @@ use super::{
     media,
     rules::{Author, Written, settle, write},
     schema::Schema,
+    schemas::Schemas,
 };
 use crate::site::diagnostic::Diagnostic;
 
@@ -120,14 +123,23 @@ impl CheckedReply {
 #[derive(Debug)]
 pub struct ReplyRules {
     max_bytes: u64,
-    schema: Option<Schema>,
+    schema: Option<Arc<Schema>>,
 }
 
 impl ReplyRules {
     /// Compiles `[response]`; `max_bytes` is the function's effective response limit. There are rules if and only if
     /// there is no fault.
     pub fn compile(written: Written<'_>, max_bytes: u64) -> (Option<Self>, Vec<Diagnostic>) {
-        let mut author = Author { source: written.manifest_source, diagnostics: Vec::new() };
+        Self::compile_among(written, max_bytes, &Schemas::default())
+    }
+
+    /// As [`Self::compile`], sharing schemas with whatever else is compiled among these.
+    pub fn compile_among(
+        written: Written<'_>,
+        max_bytes: u64,
+        schemas: &Schemas,
+    ) -> (Option<Self>, Vec<Diagnostic>) {
+        let mut author = Author { source: written.manifest_source, schemas, diagnostics: Vec::new() };
         let named = written.manifest.response.schema.as_ref();
         let schema = author.schema(named, written.response_schema, JsonLimits::MAX.depth);
         let faulty = author.diagnostics.iter().any(Diagnostic::is_fault);

@@ -16,6 +16,7 @@ use super::{
     plan, query,
     read::UnreadBody,
     schema::Schema,
+    schemas::Schemas,
     text,
 };
 use crate::{
@@ -74,8 +75,8 @@ pub struct EventRules {
     headers: HeaderList,
     limits: JsonLimits,
     injection: Mode,
-    schema: Option<Schema>,
-    query_schema: Option<Schema>,
+    schema: Option<Arc<Schema>>,
+    query_schema: Option<Arc<Schema>>,
 }
 
 /// Parts of a request's head that an event is made of.
@@ -371,7 +372,7 @@ impl EventRules {
 
     /// Schema of the body, as written.
     pub fn schema(&self) -> Option<&Value> {
-        self.schema.as_ref().map(Schema::value)
+        self.schema.as_deref().map(Schema::value)
     }
 
     /// Schema of the body for a document in which it stands at `base`, such as `#/components/schemas/order`.
@@ -381,7 +382,7 @@ impl EventRules {
 
     /// Schema of the query, as written.
     pub fn query_schema(&self) -> Option<&Value> {
-        self.query_schema.as_ref().map(Schema::value)
+        self.query_schema.as_deref().map(Schema::value)
     }
 
     /// Schema of the query for a document in which it stands at `base`.
@@ -457,7 +458,16 @@ impl EventRules {
     /// Compiles what a manifest says, and tells every fault and warning of it at once. There are rules if and only if
     /// there is no fault.
     pub fn compile(written: Written<'_>, body: BodyBounds) -> (Option<Self>, Vec<Diagnostic>) {
-        let mut author = Author { source: written.manifest_source, diagnostics: Vec::new() };
+        Self::compile_among(written, body, &Schemas::default())
+    }
+
+    /// As [`Self::compile`], sharing schemas with whatever else is compiled among these.
+    pub fn compile_among(
+        written: Written<'_>,
+        body: BodyBounds,
+        schemas: &Schemas,
+    ) -> (Option<Self>, Vec<Diagnostic>) {
+        let mut author = Author { source: written.manifest_source, schemas, diagnostics: Vec::new() };
         let event = &written.manifest.event;
         let methods = methods(&written.manifest.methods);
         let limits = author.limits(event);
@@ -501,6 +511,7 @@ fn methods(written: &Spanned<Vec<Spanned<String>>>) -> Vec<Method> {
 /// Talks to the author of a manifest.
 pub(super) struct Author<'a> {
     pub(super) source: &'a Source,
+    pub(super) schemas: &'a Schemas,
     pub(super) diagnostics: Vec<Diagnostic>,
 }
 
@@ -588,10 +599,10 @@ impl Author<'_> {
         named: Option<&Spanned<String>>,
         source: Option<&Source>,
         depth: u32,
-    ) -> Option<Schema> {
+    ) -> Option<Arc<Schema>> {
         let named = named?;
         match source {
-            Some(source) => Schema::compile(source, depth, &mut self.diagnostics),
+            Some(source) => self.schemas.compile(source, depth, &mut self.diagnostics),
             None => {
                 self.fault(
                     named,

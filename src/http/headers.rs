@@ -7,6 +7,18 @@ use crate::id::RequestId;
 /// Names the reply, its record and its log lines.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("sandgate-request-id");
 
+/// What the caller's next DPoP proof must hold (RFC 9449 §8.2).
+pub const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
+
+/// Tells the caller another nonce. Whatever a function said about keeping the reply: a nonce in a cache is of no use to
+/// anybody (RFC 9449 §8).
+pub fn renew_nonce(headers: &mut HeaderMap, nonce: &str) {
+    if let Ok(nonce) = HeaderValue::from_str(nonce) {
+        headers.insert(DPOP_NONCE, nonce);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+}
+
 /// Adds what every reply bears.
 pub fn finish(headers: &mut HeaderMap, request_id: RequestId) {
     if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {
@@ -16,4 +28,19 @@ pub fn finish(headers: &mut HeaderMap, request_id: RequestId) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a16_a_reply_that_tells_a_nonce_is_kept_by_nobody() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+        renew_nonce(&mut headers, "AAAB");
+        finish(&mut headers, RequestId::new(0, 0));
+        assert_eq!(headers.get(DPOP_NONCE), Some(&HeaderValue::from_static("AAAB")));
+        assert_eq!(headers.get(header::CACHE_CONTROL), Some(&HeaderValue::from_static("no-store")));
+    }
 }

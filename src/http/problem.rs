@@ -7,9 +7,9 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::route::RouteError;
+use super::{headers::DPOP_NONCE, route::RouteError};
 use crate::{
-    authn::AuthnError,
+    authn::{AuthnError, ProofError},
     authz::AuthzError,
     event::{EventError, Violation},
     id::RequestId,
@@ -126,6 +126,9 @@ pub struct Problem {
     pub allow: Option<String>,
     /// Whether a credential came with the request (RFC 6750 §3: only then is there an `error`).
     pub offered: bool,
+    /// The nonce that a proof must have: the one thing that a refused caller is told besides (RFC 9449 §9). Only the owner of
+    /// a valid token hears it.
+    pub nonce: Option<String>,
 }
 
 /// Seconds that `Retry-After` asks for: long enough that retries do not feed an overload, short enough to be followed.
@@ -146,7 +149,7 @@ struct Body<'a> {
 impl Problem {
     /// A problem that has nothing to add to its code.
     pub fn plain(code: Code) -> Self {
-        Self { code, errors: Vec::new(), allow: None, offered: false }
+        Self { code, errors: Vec::new(), allow: None, offered: false, nonce: None }
     }
 
     /// The reply.
@@ -166,12 +169,15 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.code == Code::Unauthenticated {
-            let challenge = if self.offered {
-                r#"Bearer realm="sandgate", error="invalid_token""#
-            } else {
-                r#"Bearer realm="sandgate""#
+            let challenge = match (&self.nonce, self.offered) {
+                (Some(_), _) => r#"DPoP realm="sandgate", error="use_dpop_nonce""#,
+                (None, true) => r#"Bearer realm="sandgate", error="invalid_token""#,
+                (None, false) => r#"Bearer realm="sandgate""#,
             };
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Some(nonce) = self.nonce.as_deref().and_then(|nonce| HeaderValue::from_str(nonce).ok()) {
+            headers.insert(DPOP_NONCE, nonce);
         }
         if matches!(self.code, Code::Unavailable | Code::Overloaded) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
@@ -199,6 +205,9 @@ impl From<&Refusal> for Problem {
             Refusal::UnknownTenant(_) => Self::plain(Code::Unauthenticated),
             Refusal::FaultyTenant(_) | Refusal::Audit(_) => Self::plain(Code::Unavailable),
             Refusal::UnknownFunction(_) => Self::plain(Code::NotFound),
+            Refusal::Authn(AuthnError::Proof(ProofError::Nonce { fresh })) => {
+                Self { nonce: Some(fresh.clone()), ..Self::plain(Code::Unauthenticated) }
+            }
             Refusal::Authn(error) => Self::plain(authn(error)),
             Refusal::Authz(error) => Self::plain(authz(error)),
             Refusal::Event(error) => event(error),
@@ -238,7 +247,39 @@ fn authn(error: &AuthnError) -> Code {
         | E::Subject
         | E::TenantClaim { .. }
         | E::Attributes { .. }
-        | E::Revoked { .. } => Code::Unauthenticated,
+        | E::Revoked { .. }
+        | E::NotBound { .. }
+        | E::BoundUnasked { .. }
+        | E::BoundAsBearer
+        | E::UnboundAsDpop
+        | E::Certificate { .. } => Code::Unauthenticated,
+        E::Proof(error) => proof(error),
+    }
+}
+
+fn proof(error: &ProofError) -> Code {
+    use ProofError as E;
+    match error {
+        E::Full => Code::Overloaded,
+        E::NoOrigin => Code::Internal,
+        E::Missing
+        | E::Several
+        | E::TooLong
+        | E::Malformed(_)
+        | E::Type
+        | E::Algorithm
+        | E::PrivateKey
+        | E::Key { .. }
+        | E::OtherKey
+        | E::Signature
+        | E::MalformedClaims { .. }
+        | E::Claim { .. }
+        | E::Method
+        | E::Url
+        | E::Token
+        | E::Time { .. }
+        | E::Nonce { .. }
+        | E::Used => Code::Unauthenticated,
     }
 }
 

@@ -2,24 +2,26 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
-    thread,
+    sync::{Arc, Mutex, PoisonError},
 };
+
+use toml::Spanned;
 
 use super::revision::{Function, Part, Revision, Tenant};
 use crate::{
     authn::{self, Authenticator, DevKeys, Revocations},
     authz::{Authorizer, KnownNames, Platform, TenantPolicies, run_trials},
-    event::{BodyBounds, EventRules, ReplyRules, Written},
+    event::{BodyBounds, EventRules, ReplyRules, Schemas, Written},
     id::TenantName,
     record::Metrics,
-    sandbox::Sandbox,
+    sandbox::{Component, Sandbox},
     site::{
-        FunctionSources, Site, TenantSources,
+        FileIdentity, Folder, FunctionSources, NamedFile, Site, TenantSources,
         config::ServerConfig,
         diagnostic::{Diagnostic, Source},
         limits::Limits,
-        manifest::RawLimits,
+        manifest::{RawLimits, RawManifest},
+        spread::spread,
         units::Bytes,
     },
 };
@@ -34,6 +36,8 @@ pub struct Builder {
     pub metrics: Arc<Metrics>,
     /// Whether issuers of local work are taken.
     pub development: bool,
+    /// Schemas in use.
+    pub schemas: Schemas,
 }
 
 /// A platform part that cannot be in force, and why.
@@ -70,28 +74,23 @@ impl Builder {
         diagnostics.extend(platform.unknown_names(&names.collect()));
 
         let tenants: Vec<(&TenantName, &Arc<TenantSources>)> = site.tenants.iter().collect();
-        let workers = thread::available_parallelism().map_or(1, |n| n.get());
-        let share = tenants.len().div_ceil(workers).max(1);
-        let build = |(name, sources): &(&TenantName, &Arc<TenantSources>)| {
-            let old = previous.and_then(|revision| revision.tenants.get(*name));
-            let kept = unchanged.and(old).filter(|part| part.fingerprint == sources.fingerprint);
-            let part = match kept {
-                Some(part) => part.clone(),
-                None => self.part(sources, &platform, &site.platform.config, site, old),
-            };
-            revoke(&part, sources);
-            ((*name).clone(), part)
-        };
-        let parts: HashMap<TenantName, Part> = thread::scope(|scope| {
-            let shares: Vec<_> = tenants
-                .chunks(share)
-                .map(|tenants| scope.spawn(|| tenants.iter().map(build).collect::<Vec<_>>()))
-                .collect();
-            shares
-                .into_iter()
-                .flat_map(|share| share.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
-        });
+        let components = Components::default();
+        let parts = spread(
+            &tenants,
+            usize::MAX,
+            || (),
+            |(), (name, sources)| {
+                let old = previous.and_then(|revision| revision.tenants.get(*name));
+                let kept = unchanged.and(old).filter(|part| part.fingerprint == sources.fingerprint);
+                let part = match kept {
+                    Some(part) => part.clone(),
+                    None => self.part(sources, &platform, site, old, &components),
+                };
+                revoke(&part, sources);
+                ((*name).clone(), part)
+            },
+        );
+        let parts: HashMap<TenantName, Part> = parts.into_iter().collect();
         let id: String = site.fingerprint.to_string().chars().take(REVISION_CHARS).collect();
         let revision = Revision {
             id: id.into(),
@@ -106,12 +105,12 @@ impl Builder {
         &self,
         sources: &TenantSources,
         platform: &Arc<Platform>,
-        config: &ServerConfig,
         site: &Site,
         old: Option<&Part>,
+        components: &Components,
     ) -> Part {
         let mut diagnostics = sources.diagnostics.clone();
-        let tenant = self.tenant(sources, platform, config, site, &mut diagnostics);
+        let tenant = self.tenant(sources, platform, site, components, &mut diagnostics);
         let sound = !diagnostics.iter().any(Diagnostic::is_fault);
         let serving = match tenant.filter(|_| sound) {
             Some(tenant) => Some(Arc::new(tenant)),
@@ -125,8 +124,8 @@ impl Builder {
         &self,
         sources: &TenantSources,
         platform: &Arc<Platform>,
-        config: &ServerConfig,
         site: &Site,
+        components: &Components,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Option<Tenant> {
         let raw = sources.raw.as_ref()?;
@@ -143,8 +142,9 @@ impl Builder {
             std::fs::read_to_string(site.dir.join(&path)).ok().map(|text| Source::new(path, text))
         };
         let dev = if self.development { DevKeys::Allowed(&dev_files) } else { DevKeys::Refused };
+        let origin = site.platform.config.server.origin.as_ref();
         let (authenticator, told) =
-            Authenticator::compile(&sources.name, raw, &sources.toml, &files, dev, &self.shared);
+            Authenticator::compile(&sources.name, raw, &sources.toml, &files, dev, origin, &self.shared);
         diagnostics.extend(told);
         let revocations = sources.revoked.as_ref().map(Revocations::parse).transpose();
         let revocations = revocations.unwrap_or_else(|fault| {
@@ -170,10 +170,14 @@ impl Builder {
             }
         }
         let mut functions = HashMap::with_capacity(sources.functions.len());
+        let around = Around {
+            config: &site.platform.config,
+            ceilings: &raw.ceilings,
+            folder: sources.functions_folder(),
+            components,
+        };
         for (name, function) in &sources.functions {
-            if let Some(function) =
-                self.function(function, policies.as_ref(), config, &raw.ceilings, diagnostics)
-            {
+            if let Some(function) = self.function(function, policies.as_ref(), &around, diagnostics) {
                 functions.insert(name.clone(), Arc::new(function));
             }
         }
@@ -185,6 +189,7 @@ impl Builder {
             authenticator,
             policies: policies?,
             known,
+            origins: raw.cors.origins.iter().filter_map(|o| o.get_ref().parse().ok()).collect(),
             redact: raw.redact.iter().map(|tag| tag.get_ref().as_str().into()).collect(),
             functions,
         })
@@ -194,14 +199,16 @@ impl Builder {
         &self,
         sources: &FunctionSources,
         policies: Option<&Arc<TenantPolicies>>,
-        config: &ServerConfig,
-        ceilings: &RawLimits,
+        around: &Around<'_>,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Option<Function> {
         let manifest = sources.raw.as_ref()?;
-        let limits = Limits::in_force(config, ceilings, manifest);
+        let config = around.config;
+        let limits = Limits::in_force(config, around.ceilings, manifest);
         let mut unopened = Vec::new();
-        let mut schema = |named: Option<&toml::Spanned<String>>| match sources.open_text(named?, SCHEMA_BYTES)
+        let mut schema = |named: Option<&Spanned<String>>| match around
+            .open(sources, named?)
+            .and_then(|file| file.text(SCHEMA_BYTES))
         {
             Ok(source) => Some(source),
             Err(fault) => {
@@ -221,27 +228,16 @@ impl Builder {
             response_schema: response.as_ref(),
         };
         let most = BodyBounds { max_bytes: limits.event.value.0, time: config.server.body_timeout.0 };
-        let (events, mut told) = EventRules::compile(written, most);
-        let (replies, of_replies) = ReplyRules::compile(written, limits.response.value.0);
+        let (events, mut told) = EventRules::compile_among(written, most, &self.schemas);
+        let (replies, of_replies) =
+            ReplyRules::compile_among(written, limits.response.value.0, &self.schemas);
         told.extend(of_replies);
         // A file that does not open is told once, with the reason.
         told.retain(|told| !unopened.iter().any(|fault| fault.source == told.source));
         diagnostics.extend(unopened);
         diagnostics.extend(told);
-        let component = match sources.open(&manifest.component, config.sandbox.component) {
-            Ok(bytes) => {
-                let origin = sources.dir().join(manifest.component.get_ref());
-                match self.sandbox.admit(&bytes, Some(&origin)) {
-                    Ok(component) => Some(component),
-                    Err(error) => {
-                        let fault = Diagnostic::fault(told_with_causes(&error))
-                            .at(&sources.toml, manifest.component.span());
-                        diagnostics
-                            .push(fault.hint("`sandgate function inspect` shows what a component needs"));
-                        None
-                    }
-                }
-            }
+        let component = match self.component(sources, manifest, around) {
+            Ok(component) => Some(component),
             Err(fault) => {
                 diagnostics.push(fault);
                 None
@@ -257,6 +253,65 @@ impl Builder {
             runner: self.sandbox.runner(sources.id.clone(), component?, limits),
             metrics: self.metrics.function(&sources.id.tenant, &sources.id.function),
         })
+    }
+}
+
+impl Builder {
+    fn component(
+        &self,
+        sources: &FunctionSources,
+        manifest: &RawManifest,
+        around: &Around<'_>,
+    ) -> Result<Arc<Component>, Diagnostic> {
+        let file = around.open(sources, &manifest.component)?;
+        let identity = file.identity();
+        if let Some(component) = around.components.get(&identity) {
+            return Ok(component);
+        }
+        let bytes = file.bytes(around.config.sandbox.component)?;
+        let origin = sources.dir().join(manifest.component.get_ref());
+        let component = self.sandbox.admit(&bytes, Some(&origin)).map_err(|error| {
+            Diagnostic::fault(told_with_causes(&error))
+                .at(&sources.toml, manifest.component.span())
+                .hint("`sandgate function inspect` shows what a component needs")
+        })?;
+        around.components.put(identity, &component);
+        Ok(component)
+    }
+}
+
+/// What a tenant's functions are built with.
+struct Around<'a> {
+    config: &'a ServerConfig,
+    ceilings: &'a RawLimits,
+    folder: Option<Folder>,
+    components: &'a Components,
+}
+
+impl Around<'_> {
+    fn open<'a>(
+        &self,
+        sources: &'a FunctionSources,
+        path: &'a Spanned<String>,
+    ) -> Result<NamedFile<'a>, Diagnostic> {
+        match &self.folder {
+            Some(folder) => sources.open_in(folder, path),
+            None => sources.open(path),
+        }
+    }
+}
+
+/// Components admitted in this build, by the files they came from: functions that share a file share the reading of it.
+#[derive(Default)]
+struct Components(Mutex<HashMap<FileIdentity, Arc<Component>>>);
+
+impl Components {
+    fn get(&self, file: &FileIdentity) -> Option<Arc<Component>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(file).cloned()
+    }
+
+    fn put(&self, file: FileIdentity, component: &Arc<Component>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(file, Arc::clone(component));
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Journal {
     notes: Option<Box<Notes>>,
     /// What the sandbox used up; beside the notes, since it is lent while the guest runs.
     usage: Usage,
+    /// For the reply, whatever it is: see [`crate::authn::Authenticated::fresh_nonce`].
+    nonce: Option<String>,
 }
 
 struct Notes {
@@ -90,7 +92,8 @@ impl Journal {
             usage: Usage::default(),
             ran: false,
         };
-        Self { gateway: Arc::clone(gateway), notes: Some(Box::new(notes)), usage: Usage::default() }
+        let usage = Usage::default();
+        Self { gateway: Arc::clone(gateway), notes: Some(Box::new(notes)), usage, nonce: None }
     }
 
     /// The tenant is known; next: who asks.
@@ -99,7 +102,8 @@ impl Journal {
     }
 
     /// The caller is known; next: may they.
-    pub(super) fn authenticated(&mut self, caller: &Arc<Caller>) {
+    pub(super) fn authenticated(&mut self, caller: &Arc<Caller>, fresh_nonce: Option<&str>) {
+        self.nonce = fresh_nonce.map(str::to_owned);
         self.note(Stage::Authorize, |notes| notes.caller = Some(Arc::clone(caller)));
     }
 
@@ -127,6 +131,11 @@ impl Journal {
     /// What the sandbox uses up, whether or not there is a reply.
     pub(super) fn usage(&mut self) -> &mut Usage {
         &mut self.usage
+    }
+
+    /// The nonce that the reply tells its caller, if it tells one.
+    pub fn take_nonce(&mut self) -> Option<String> {
+        self.nonce.take()
     }
 
     /// The notes, with what was used up, once.

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
+use http::HeaderValue;
+
 use super::Refusal;
 use crate::{
     authn::Authenticator,
@@ -46,6 +48,8 @@ pub struct Tenant {
     pub known: KnownNames,
     /// Tags whose values records hold only as a keyed hash.
     pub redact: Vec<Arc<str>>,
+    /// Origins whose scripts may call it from a browser, as browsers send them.
+    pub origins: Vec<HeaderValue>,
     pub(super) functions: HashMap<FunctionName, Arc<Function>>,
 }
 

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use super::{Bounds, Server, Shutdown};
 use crate::{
     authn::{self, KeyFetch},
+    event,
     http::health::{self, Mode},
     pipeline::{Builder, FaultyPlatform, Gateway},
     record::{self, AuditError, AuditLog, CheckpointKey, Metrics},
@@ -170,6 +171,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         shared: authn::Shared::new(token_cache_bytes(&config), key_fetch(&options.site, &config)),
         metrics: Arc::clone(&metrics),
         development: options.mode == Mode::Development,
+        schemas: event::Schemas::default(),
     };
     let (builder, site, built) = blocking(move || {
         let built = builder.build(&site, None);
@@ -203,11 +205,16 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
         handshake: config.server.handshake_timeout.0,
         header: config.server.header_timeout.0,
+        idle: config.server.idle_timeout.0,
+        request: config.server.request_timeout.0,
         drain: config.server.drain.0,
     };
     let server = Server::new(listener, Arc::clone(&tls), Arc::clone(&gateway), bounds);
     let failed = |source| StartError::Io { what: "a listener has no address".into(), source };
     let (address, ops_address) = (server.address().map_err(failed)?, ops.local_addr().map_err(failed)?);
+    if options.mode == Mode::Development {
+        builder.shared.listens_at(address.port());
+    }
     let shutdown = Shutdown::new();
     let router = health::router(Arc::clone(&gateway), options.mode, ops_address);
     let reload = watch.trigger();

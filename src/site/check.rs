@@ -45,6 +45,7 @@ pub(super) fn config(config: &ServerConfig) -> Vec<Diagnostic> {
 /// One `tenant.toml`.
 pub(super) fn tenant(source: &Source, raw: &RawTenant, config: &ServerConfig, told: &mut Vec<Diagnostic>) {
     limits::check(source, &raw.ceilings, &[(&ceilings_of(config), "the platform's")], told);
+    raw.cors.check(source, told);
     if raw.issuers.len() > MAX_ISSUERS {
         told.push(Diagnostic::fault(format!("more than {MAX_ISSUERS} issuers")).in_file(source));
     }

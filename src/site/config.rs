@@ -10,7 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use validator::Validate;
 
-use super::units::{Bytes, Span};
+use super::{
+    origin::Origin,
+    units::{Bytes, Span},
+};
 
 /// Writes a section once, as struct, default, reason and range.
 macro_rules! section {
@@ -51,18 +54,29 @@ section! {
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8443));
         /// Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
         ops_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9443));
+        /// Where callers find the data plane, such as "https://gate.example": no Host header is believed about that. DPoP
+        /// proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes https://localhost
+        /// and its port.
+        origin: Option<Origin> = None;
         /// Connections open at once, 1 to 1000000; each may cost some 100 KiB. More wait in the kernel's queue.
         #[validate(range(min = 1, max = 1_000_000))]
         max_connections: u32 = 4096;
         /// Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.
         #[validate(range(min = Span::secs(1), max = Span::secs(60)))]
         handshake_timeout: Span = Span::secs(10);
-        /// Time for a request's head, and on an open HTTP/1.1 connection for the next one to come, 1s to 1m.
+        /// Time for a request's head, 1s to 1m: of the first one from the handshake, of others from their first byte.
         #[validate(range(min = Span::secs(1), max = Span::secs(60)))]
         header_timeout: Span = Span::secs(10);
+        /// Time that a connection stays open with nothing under way, 1s to 1h: clients reuse one within seconds.
+        #[validate(range(min = Span::secs(1), max = Span::secs(3600)))]
+        idle_timeout: Span = Span::secs(60);
         /// Time for a request's body to arrive, 1s to 1h: a phone on a poor line sends 64 KiB in a few seconds.
         #[validate(range(min = Span::secs(1), max = Span::secs(3600)))]
         body_timeout: Span = Span::secs(20);
+        /// Time for a request as a whole, from its head to the end of its reply, 1s to 2h. It comes after all other
+        /// limits, so let it be more than body-timeout and `[limits] wall` together; the connection is cut.
+        #[validate(range(min = Span::secs(1), max = Span::secs(7200)))]
+        request_timeout: Span = Span::secs(120);
         /// Time that requests in flight get to finish after SIGTERM, 0ms to 10m; most supervisors kill after 30 s.
         #[validate(range(max = Span::secs(600)))]
         drain: Span = Span::secs(25);
@@ -300,6 +314,7 @@ mod tests {
         config.audit.checkpoint_key = Some("/etc/sandgate/checkpoint.pem".into());
         config.keys.extra_roots = Some("roots.pem".into());
         config.server.max_connections = 7;
+        config.server.origin = Some("https://gate.example".parse().unwrap());
         let printed = config.print();
         assert_eq!(read(&printed).unwrap(), config);
         let written: toml::Table = toml::from_str(&printed).unwrap();
@@ -317,14 +332,23 @@ mod tests {
         listen = "127.0.0.1:8443"
         # Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
         ops-listen = "127.0.0.1:9443"
+        # Where callers find the data plane, such as "https://gate.example": no Host header is believed about that. DPoP
+        # proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes https://localhost
+        # and its port.
+        # origin =
         # Connections open at once, 1 to 1000000; each may cost some 100 KiB. More wait in the kernel's queue.
         max-connections = 4096
         # Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.
         handshake-timeout = "10s"
-        # Time for a request's head, and on an open HTTP/1.1 connection for the next one to come, 1s to 1m.
+        # Time for a request's head, 1s to 1m: of the first one from the handshake, of others from their first byte.
         header-timeout = "10s"
+        # Time that a connection stays open with nothing under way, 1s to 1h: clients reuse one within seconds.
+        idle-timeout = "1m"
         # Time for a request's body to arrive, 1s to 1h: a phone on a poor line sends 64 KiB in a few seconds.
         body-timeout = "20s"
+        # Time for a request as a whole, from its head to the end of its reply, 1s to 2h. It comes after all other
+        # limits, so let it be more than body-timeout and `[limits] wall` together; the connection is cut.
+        request-timeout = "2m"
         # Time that requests in flight get to finish after SIGTERM, 0ms to 10m; most supervisors kill after 30 s.
         drain = "25s"
 

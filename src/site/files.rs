@@ -39,7 +39,8 @@ pub(super) enum FileError {
 }
 
 /// A folder that reading does not leave.
-pub(super) struct Folder {
+#[derive(Debug)]
+pub struct Folder {
     fd: OwnedFd,
     path: PathBuf,
     /// The folder's path within the site, for messages.
@@ -77,8 +78,8 @@ impl Folder {
         Ok(entries)
     }
 
-    /// All of a file, if it has at most `cap` bytes.
-    pub(super) fn read(&self, relative: &str, cap: usize) -> Result<Vec<u8>, FileError> {
+    /// Opens a regular file.
+    pub(super) fn open_file(&self, relative: &str) -> Result<OpenFile, FileError> {
         if !is_plain(relative) {
             return Err(FileError::NotRelative);
         }
@@ -87,20 +88,17 @@ impl Folder {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(FileError::NotAFile);
         }
-        let size = usize::try_from(stat.st_size).unwrap_or(usize::MAX);
-        if size > cap {
-            return Err(FileError::TooLarge { cap });
-        }
-        // The file may grow while it is read: one byte beyond the cap is enough to know.
-        let mut bytes = Vec::with_capacity(size + 1);
-        let bound = u64::try_from(cap).unwrap_or(u64::MAX).saturating_add(1);
-        File::from(fd).take(bound).read_to_end(&mut bytes).map_err(FileError::Io)?;
-        if bytes.len() > cap { Err(FileError::TooLarge { cap }) } else { Ok(bytes) }
+        Ok(OpenFile { fd, stat })
+    }
+
+    /// All of a file, if it has at most `cap` bytes.
+    pub(super) fn read(&self, relative: &str, cap: usize) -> Result<Vec<u8>, FileError> {
+        self.open_file(relative)?.read(cap)
     }
 
     /// All of a text file.
     pub(super) fn text(&self, relative: &str, cap: usize) -> Result<String, FileError> {
-        String::from_utf8(self.read(relative, cap)?).map_err(|error| FileError::NotUtf8(error.utf8_error()))
+        self.open_file(relative)?.text(cap)
     }
 
     /// A text file as a source; `None` where there is none.
@@ -156,6 +154,57 @@ impl Folder {
         // The last step may not have become a link since.
         rustix::fs::open(&real, flags | OFlags::NOFOLLOW, Mode::empty())
             .map_err(|error| FileError::Io(error.into()))
+    }
+}
+
+/// A regular file, opened.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    fd: OwnedFd,
+    stat: rustix::fs::Stat,
+}
+
+/// A file as it was when it was opened: it is taken to have the same bytes wherever this is the same.
+///
+/// That holds but for a file that is written twice within one tick of the file system's clock, to the same size. Then the
+/// fingerprint of its tenant's part does not change either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+    size: i64,
+    modified: (i64, u64),
+    changed: (i64, u64),
+}
+
+impl OpenFile {
+    pub(super) fn identity(&self) -> FileIdentity {
+        let stat = &self.stat;
+        FileIdentity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size,
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+
+    /// All of it, if it has at most `cap` bytes.
+    pub(super) fn read(self, cap: usize) -> Result<Vec<u8>, FileError> {
+        let size = usize::try_from(self.stat.st_size).unwrap_or(usize::MAX);
+        if size > cap {
+            return Err(FileError::TooLarge { cap });
+        }
+        // The file may grow while it is read: one byte beyond the cap is enough to know.
+        let mut bytes = Vec::with_capacity(size + 1);
+        let bound = u64::try_from(cap).unwrap_or(u64::MAX).saturating_add(1);
+        File::from(self.fd).take(bound).read_to_end(&mut bytes).map_err(FileError::Io)?;
+        if bytes.len() > cap { Err(FileError::TooLarge { cap }) } else { Ok(bytes) }
+    }
+
+    /// All of it, if it is text.
+    pub(super) fn text(self, cap: usize) -> Result<String, FileError> {
+        String::from_utf8(self.read(cap)?).map_err(|error| FileError::NotUtf8(error.utf8_error()))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::id::{FunctionId, FunctionName, TenantName};
 
 /// What is found under a tenant's name.
 pub(super) enum Found {
-    Tenant(Box<TenantSources>),
+    Tenant(Arc<TenantSources>),
     /// Folders without a `tenant.toml`.
     Stray(Diagnostic),
     /// Nothing that anybody would serve.
@@ -115,7 +115,7 @@ pub(super) fn tenant(
     let functions = reading.functions(dir, name, config, ceilings, manifests);
     // What cannot be read looks empty; mended, it may be.
     reading.diagnostics.iter().for_each(|diagnostic| reading.hasher.part(diagnostic.one_line()));
-    Found::Tenant(Box::new(TenantSources {
+    Found::Tenant(Arc::new(TenantSources {
         name: name.clone(),
         raw,
         toml,

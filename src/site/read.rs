@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
 };
 
 use super::{
@@ -15,32 +14,22 @@ use super::{
     fingerprint::Hasher,
     parse::parse_validated,
     part::{self, Found, Manifests},
+    spread::spread,
     watch::Changes,
 };
 use crate::id::TenantName;
 
-/// All of a site.
-pub(super) fn site(dir: &Path) -> Site {
+/// All of a site. Tenants that are as they were in `old` are those of `old`: a large site's texts are not kept twice.
+pub(super) fn site(dir: &Path, old: Option<&Site>) -> Site {
     let mut platform = platform(dir);
+    // Warnings of every tenant depend on the platform's ceilings.
+    let old = old.filter(|old| old.platform.config == platform.config);
     let (names, mut strays) = folders(dir, &mut platform.diagnostics);
     let names: Vec<TenantName> = names.into_iter().collect();
-    let workers = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
-    let share = names.len().div_ceil(workers).max(1);
     let config = &platform.config;
-    let read = |names: &[TenantName]| {
-        let mut manifests = Manifests::default();
-        names
-            .iter()
-            .map(|name| (name.clone(), part::tenant(dir, name, config, &mut manifests)))
-            .collect::<Vec<_>>()
-    };
-    let found: Vec<_> = thread::scope(|scope| {
-        let workers: Vec<_> = names.chunks(share).map(|names| scope.spawn(move || read(names))).collect();
-        // A worker panics only by a bug of ours; then so do we.
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
-            .collect()
+    let found = spread(&names, MAX_WORKERS, Manifests::default, |manifests, name| {
+        let found = part::tenant(dir, name, config, manifests);
+        (name.clone(), or_as_before(found, old.and_then(|old| old.tenants.get(name))))
     });
     let mut tenants = BTreeMap::new();
     for (name, found) in found {
@@ -52,12 +41,11 @@ pub(super) fn site(dir: &Path) -> Site {
 /// The site as it is now, where only `changes` happened since `old`.
 pub(super) fn refresh(old: &Site, changes: &Changes) -> Site {
     if changes.everything {
-        return site(&old.dir);
+        return site(&old.dir, Some(old));
     }
     let mut platform = platform(&old.dir);
     if platform.config != old.platform.config {
-        // Warnings of every tenant depend on the platform's ceilings.
-        return site(&old.dir);
+        return site(&old.dir, None);
     }
     let (names, mut strays) = folders(&old.dir, &mut platform.diagnostics);
     let touched = |name: &str| changes.tenants.contains(name) || changes.revocations.contains(name);
@@ -75,6 +63,18 @@ pub(super) fn refresh(old: &Site, changes: &Changes) -> Site {
     assemble(old.dir.clone(), platform, tenants, strays)
 }
 
+/// Revocations are in force on their own, so the fingerprint does not depend on them.
+fn or_as_before(found: Found, before: Option<&Arc<TenantSources>>) -> Found {
+    match (found, before) {
+        (Found::Tenant(now), Some(before))
+            if now.fingerprint == before.fingerprint && now.revoked == before.revoked =>
+        {
+            Found::Tenant(Arc::clone(before))
+        }
+        (found, _) => found,
+    }
+}
+
 fn admit(
     name: TenantName,
     found: Found,
@@ -83,7 +83,7 @@ fn admit(
 ) {
     match found {
         Found::Tenant(tenant) => {
-            tenants.insert(name, Arc::new(*tenant));
+            tenants.insert(name, tenant);
         }
         Found::Stray(diagnostic) => {
             strays.insert(name.as_str().to_owned(), diagnostic);

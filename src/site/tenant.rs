@@ -22,6 +22,9 @@ pub struct RawTenant {
     /// Tags whose values the audit records hold only as a keyed hash.
     #[serde(default)]
     pub redact: Vec<Spanned<String>>,
+    /// Whose scripts may call it from a browser.
+    #[serde(default)]
+    pub cors: super::cors::RawCors,
     /// Upper bounds for its functions' limits.
     #[serde(default)]
     pub ceilings: super::manifest::RawLimits,
@@ -56,7 +59,7 @@ pub struct RawIssuer {
     pub tenant_claim: Option<Spanned<String>>,
     /// The claim's value that means this tenant; its name when left out.
     pub tenant_value: Option<Spanned<String>>,
-    /// `none`: senders are not bound.
+    /// How its tokens are bound to their senders: `none`, `mtls` (RFC 8705) or `dpop` (RFC 9449).
     pub binding: Option<Spanned<String>>,
     /// The issuer's name in caller ids; at most one issuer of a tenant has none.
     pub name: Option<Spanned<String>>,

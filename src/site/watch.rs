@@ -10,13 +10,16 @@ use std::{
     time::Duration,
 };
 
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::{
     sync::watch,
+    task::JoinHandle,
     time::{Instant, timeout},
 };
 
-use super::config::ServerConfig;
+use super::{
+    config::ServerConfig,
+    inotify::{AddError, Event, Inotify},
+};
 use crate::id::TenantName;
 
 /// What changed since it was last asked.
@@ -52,7 +55,7 @@ pub enum WatchError {
     TooMany,
     /// Anything else.
     #[error("the site cannot be watched")]
-    Failed(#[source] notify::Error),
+    Failed(#[source] std::io::Error),
 }
 
 /// A watched site.
@@ -60,7 +63,8 @@ pub enum WatchError {
 pub struct Watch {
     shared: Arc<Shared>,
     events: watch::Receiver<()>,
-    watcher: Option<Arc<Mutex<RecommendedWatcher>>>,
+    watcher: Option<Arc<Inotify>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 /// Asks for everything to be looked at again, from anywhere.
@@ -77,7 +81,7 @@ impl Trigger {
 impl Watch {
     /// Watches the site in `dir` and the folders of the files that `config` names, but nothing under `data`.
     ///
-    /// Call it before the site is read, so that no change falls between. Of a large site the first folders are watched
+    /// Call it within a runtime, and before the site is read, so that no change falls between. Of a large site the first folders are watched
     /// when this returns, and the others soon; then everything counts as changed.
     pub fn start(dir: &Path, data: &Path, config: &ServerConfig) -> Self {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -87,15 +91,18 @@ impl Watch {
         elsewhere.retain(|folder| !folder.starts_with(&root));
         let (sender, events) = watch::channel(());
         let shared = Arc::new(Shared { root, data: real(data), pending: Mutex::default(), events: sender });
-        let handler = Arc::clone(&shared);
-        let watcher = notify::recommended_watcher(move |event| handler.take(event));
-        let mut watch = Self { shared, events, watcher: None };
-        match watcher {
-            Ok(mut watcher) => {
-                if let Err(fault) = elsewhere.iter().try_for_each(|folder| add(&mut watcher, folder)) {
-                    watch.shared.note(|pending| pending.fault = Some(fault));
+        let mut watch = Self { shared, events, watcher: None, reader: None };
+        match Inotify::new() {
+            Ok(watcher) => {
+                let watcher = Arc::new(watcher);
+                if let Err(fault) = elsewhere.iter().try_for_each(|folder| watcher.add(folder)) {
+                    watch.shared.note(|pending| pending.fault = Some(fault.into()));
                 }
-                let watcher = Arc::new(Mutex::new(watcher));
+                let (shared, reading) = (Arc::clone(&watch.shared), Arc::clone(&watcher));
+                watch.reader = Some(tokio::spawn(async move {
+                    let error = reading.read(|event| shared.take(event)).await;
+                    shared.note(|pending| pending.fault = Some(WatchError::Failed(error)));
+                }));
                 watch.shared.adopt(&watcher, vec![watch.shared.root.clone()]);
                 watch.watcher = Some(watcher);
             }
@@ -153,7 +160,22 @@ impl Watch {
     }
 }
 
-/// What the watcher's thread and the waiting task have in common.
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.reader.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl From<AddError> for WatchError {
+    fn from(error: AddError) -> Self {
+        match error {
+            AddError::TooMany => Self::TooMany,
+            AddError::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
+/// What the reader of events and the waiting task have in common.
 #[derive(Debug)]
 struct Shared {
     root: PathBuf,
@@ -191,47 +213,41 @@ impl Shared {
         self.events.send_replace(());
     }
 
-    /// Called on the watcher's thread.
-    fn take(&self, event: notify::Result<Event>) {
-        let event = match event {
-            Ok(event) if !event.need_rescan() => event,
-            _ => {
+    /// Called by the reader of events.
+    fn take(&self, event: Event) {
+        let path = match event {
+            Event::Changed(path) => path,
+            Event::Lost => {
                 return self.note(|pending| {
                     pending.lost = true;
                     pending.changes.everything = true;
                 });
             }
         };
-        // Our own reading makes these.
-        if matches!(event.kind, EventKind::Access(_)) {
+        if path.starts_with(&self.data) {
             return;
         }
-        for path in &event.paths {
-            let mut changes = Changes::default();
-            if path.starts_with(&self.data) {
-                continue;
-            }
-            match path.strip_prefix(&self.root) {
-                Ok(relative) => classify(relative, &mut changes),
-                Err(_) => changes.platform = true,
-            }
-            if changes.is_empty() {
-                continue;
-            }
-            let folder = is_watched(path, &self.root) && path.is_dir();
-            self.note(|pending| {
-                pending.changes.merge(changes);
-                if folder {
-                    pending.folders.push(path.clone());
-                }
-            });
+        let mut changes = Changes::default();
+        match path.strip_prefix(&self.root) {
+            Ok(relative) => classify(relative, &mut changes),
+            Err(_) => changes.platform = true,
         }
+        if changes.is_empty() {
+            return;
+        }
+        let folder = is_watched(&path, &self.root) && path.is_dir();
+        self.note(|pending| {
+            pending.changes.merge(changes);
+            if folder {
+                pending.folders.push(path);
+            }
+        });
     }
 
     /// Watches these folders and those in them: at once, or if they are many the rest on a thread of its own, since
-    /// each watch takes some 40 µs and nobody should wait for 100 000 of them.
-    fn adopt(self: &Arc<Self>, watcher: &Arc<Mutex<RecommendedWatcher>>, mut folders: Vec<PathBuf>) {
-        self.adopt_some(&mut lock(watcher), &mut folders);
+    /// to list and watch one takes some 15 µs and nobody should wait for 100 000 of them.
+    fn adopt(self: &Arc<Self>, watcher: &Arc<Inotify>, mut folders: Vec<PathBuf>) {
+        self.adopt_some(watcher, &mut folders);
         if folders.is_empty() {
             return;
         }
@@ -240,24 +256,24 @@ impl Shared {
             while !folders.is_empty() {
                 // Gone when nobody watches any more.
                 let Some(watcher) = watcher.upgrade() else { return };
-                shared.adopt_some(&mut lock(&watcher), &mut folders);
+                shared.adopt_some(&watcher, &mut folders);
             }
             // What changed before its folder was watched.
             shared.note(|pending| pending.changes.everything = true);
         };
         if let Err(error) = std::thread::Builder::new().name("site-watch".to_owned()).spawn(rest) {
-            self.note(|pending| pending.fault = Some(WatchError::Failed(notify::Error::io(error))));
+            self.note(|pending| pending.fault = Some(WatchError::Failed(error)));
         }
     }
 
     /// Watches [`AT_ONCE`] of these folders and those in them; what is left stays in `folders`.
-    fn adopt_some(&self, watcher: &mut RecommendedWatcher, folders: &mut Vec<PathBuf>) {
+    fn adopt_some(&self, watcher: &Inotify, folders: &mut Vec<PathBuf>) {
         for _ in 0..AT_ONCE {
             let Some(folder) = folders.pop() else { return };
-            if let Err(fault) = add(watcher, &folder) {
+            if let Err(fault) = watcher.add(&folder) {
                 // After one refusal for want of watches there is nothing but refusals.
                 folders.clear();
-                return self.note(|pending| pending.fault = Some(fault));
+                return self.note(|pending| pending.fault = Some(fault.into()));
             }
             let Ok(entries) = std::fs::read_dir(&folder) else { continue };
             for entry in entries.flatten() {
@@ -330,16 +346,6 @@ fn is_watched(path: &Path, root: &Path) -> bool {
     is_ours && depth <= MAX_DEPTH && !is_hidden && !steps.any(|name| is_chaff(name) || name.starts_with('.'))
 }
 
-fn add(watcher: &mut RecommendedWatcher, folder: &Path) -> Result<(), WatchError> {
-    match watcher.watch(folder, RecursiveMode::NonRecursive) {
-        Ok(()) => Ok(()),
-        Err(notify::Error { kind: notify::ErrorKind::MaxFilesWatch, .. }) => Err(WatchError::TooMany),
-        // It was there a moment ago.
-        Err(_) if !folder.exists() => Ok(()),
-        Err(error) => Err(WatchError::Failed(error)),
-    }
-}
-
 /// A panic while the lock was held leaves nothing half done that matters: at worst something is read again.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -351,7 +357,7 @@ const QUIET: Duration = Duration::from_millis(200);
 /// Who never pauses is read all the same.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Folders watched before anybody is let go on: some 50 ms.
+/// Folders watched before anybody is let go on: some 15 ms.
 const AT_ONCE: usize = 1000;
 
 /// More names than these, and looking at everything is as quick.
@@ -411,8 +417,7 @@ mod tests {
         let root = PathBuf::from("/site");
         let shared = Shared { data: root.join("data"), root, pending: Mutex::default(), events };
         for n in 0..=MAX_NAMES {
-            let path = PathBuf::from(format!("/site/policies/t{n}/tenant.toml"));
-            shared.take(Ok(Event::new(EventKind::Any).add_path(path)));
+            shared.take(Event::Changed(PathBuf::from(format!("/site/policies/t{n}/tenant.toml"))));
         }
         assert_eq!(lock(&shared.pending).changes, Changes::everything());
     }

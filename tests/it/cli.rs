@@ -33,6 +33,7 @@ fn every_help_has_a_purpose_its_defaults_and_an_example() {
         &["serve"],
         &["check"],
         &["token", "mint"],
+        &["token", "proof"],
         &["token", "inspect"],
         &["policy", "test"],
         &["policy", "matrix"],

@@ -67,6 +67,7 @@ fn received(function: &str, token: &str) -> Received<UnreadBody> {
             headers,
             client: Ipv4Addr::LOCALHOST.into(),
             tls: "1.3",
+            client_certificate: None,
             path: format!("/acme/{function}"),
             now: SystemTime::now(),
         },

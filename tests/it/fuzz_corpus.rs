@@ -6,13 +6,15 @@ use std::{
     path::Path,
 };
 
-use sandgate::{authn, authz, event, site};
+use sandgate::{authn, authz, event, server, site};
 
 type Target = (&'static str, fn(&[u8]));
 
 /// Each target of `fuzz/`, and the function that it wraps.
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 10] = [
     ("bearer", authn::fuzz::bearer),
+    ("dpop", authn::fuzz::dpop),
+    ("head", server::fuzz::head),
     ("jwks", authn::fuzz::jwks),
     ("manifest", event::fuzz::manifest),
     ("path_and_query", event::fuzz::path_and_query),

@@ -8,6 +8,8 @@
 
 mod architecture;
 mod authenticate;
+mod bound;
+mod browser;
 mod cli;
 mod client;
 mod compile;
@@ -15,10 +17,12 @@ mod components;
 mod drain;
 mod events;
 mod evidence;
+mod frames;
 mod fuzz_corpus;
 mod given;
 mod guest;
 mod hardening;
+mod heads;
 mod hostile;
 mod lints;
 mod operations;

@@ -36,7 +36,7 @@ token-types = [""]
 roles = "roles"
 tags = { a = "/x~" }
 tenant-value = "x"
-binding = "dpop"
+binding = "token"
 name = "A b"
 
 [[issuers]]
@@ -73,7 +73,7 @@ name = "A b"
     policies/acme/tenant.toml:10: `roles` is no JSON pointer
     policies/acme/tenant.toml:11: `/x~` is no JSON pointer
     policies/acme/tenant.toml:12: `tenant-value` without `tenant-claim`
-    policies/acme/tenant.toml:13: binding `dpop` is not offered yet
+    policies/acme/tenant.toml:13: binding `token` is not known
     policies/acme/tenant.toml:14: issuer name `A b` is no name
     policies/acme/tenant.toml:19: no algorithm is allowed
     policies/acme/tenant.toml:20: key set `missing.json` is not in the tenant's folder

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::world::*;
-use crate::authn::fuzz;
+use crate::authn::{dpop::Proof, fuzz};
 
 fn world() -> (tokio::runtime::Runtime, World) {
     (tokio::runtime::Builder::new_current_thread().build().unwrap(), World::new())
@@ -38,6 +38,31 @@ proptest! {
         token[place] = byte;
         let token = String::from_utf8(token).unwrap();
         prop_assert!(runtime.block_on(ask(&world.authenticator, &token)).is_err());
+    }
+
+    #[test]
+    fn a16_any_bytes_are_no_proof_and_one_changed_byte_is_another(
+        bytes in header_bytes(),
+        header in ".{0,80}",
+        htu in "(https://localhost:8443|HTTPS://localhost|https://[a-z@:%/.]{0,12})(/acme/echo|/acme/%65cho|[?#/.]{0,4})[?#a]{0,3}",
+        place in any::<prop::sample::Index>(),
+        byte in 33..=126_u8,
+    ) {
+        fuzz::dpop(&bytes);
+        fuzz::dpop(format!("{}.{}.{}", encode(&header), encode("{}"), encode("s")).as_bytes());
+        let signer = Signer::ed25519();
+        let header = serde_json::json!({"typ": "dpop+jwt", "alg": "EdDSA", "jwk": signer.jwk()}).to_string();
+        let claims = serde_json::json!({"jti": "a", "htm": "POST", "htu": htu, "iat": 0, "ath": "x"}).to_string();
+        let proof = signer.seal("EdDSA", &header, &claims);
+        // Whatever url it names, it is taken only for what another parser finds it to be.
+        fuzz::dpop(proof.as_bytes());
+        let verified = |text: &str| Proof::open(text).and_then(|proof| proof.verify(text));
+        prop_assert!(verified(&proof).is_ok());
+        let mut bent = proof.clone().into_bytes();
+        let place = place.index(bent.len());
+        prop_assume!(bent[place] != byte);
+        bent[place] = byte;
+        prop_assert!(verified(&String::from_utf8(bent).unwrap()).is_err());
     }
 
     #[test]

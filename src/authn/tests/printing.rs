@@ -52,6 +52,7 @@ async fn an_inspection_says_which_check_failed_and_which_were_not_reached() {
     · tenant
     · attributes
     · revocation
+    · binding
     not valid
     "#);
     let good = show(Token::new()).await;

@@ -368,9 +368,16 @@ async fn a14_the_token_is_in_one_authorization_header_and_nowhere_else() {
     let ask = async |values: &[&[u8]]| world.authenticator.authenticate(received(values, later(0))).await;
     assert!(matches!(ask(&[bearer.as_bytes(), bearer.as_bytes()]).await, Err(AuthnError::SeveralHeaders)));
     assert!(matches!(ask(&[bearer.as_bytes(), b"Basic eDp5"]).await, Err(AuthnError::SeveralHeaders)));
-    for value in
-        [token.as_bytes(), b"Basic eDp5", b"Bearer", b"Bearer ", b"DPoP x", b"Bearer\tx", b"Bearerx y"]
-    {
+    for value in [
+        token.as_bytes(),
+        b"Basic eDp5",
+        b"Bearer",
+        b"Bearer ",
+        b"DPoP",
+        b"DPoPx y",
+        b"Bearer\tx",
+        b"Bearerx y",
+    ] {
         assert!(matches!(ask(&[value]).await, Err(AuthnError::NotBearer)));
     }
     let mut request = received(&[], later(0));

@@ -35,6 +35,9 @@ use crate::{
 pub(super) const ISSUER: &str = "https://idp.acme.example";
 pub(super) const AUDIENCE: &str = "https://gate.example/acme";
 
+/// `[server] origin`.
+pub(super) const ORIGIN: &str = "https://gate.example";
+
 /// A tenant.toml with one issuer whose keys are in `jwks.json`.
 pub(super) const TENANT: &str = r#"
 [[issuers]]
@@ -258,7 +261,8 @@ pub(super) fn try_compile(
     let read = |name: &str| {
         files.iter().find(|(known, _)| *known == name).map(|(name, text)| Source::new(*name, text.as_str()))
     };
-    Authenticator::compile(&tenant.parse().unwrap(), &raw, &source, &read, dev, shared)
+    let origin = ORIGIN.parse().unwrap();
+    Authenticator::compile(&tenant.parse().unwrap(), &raw, &source, &read, dev, Some(&origin), shared)
 }
 
 pub(super) fn compiled(tenant: &str, toml: &str, files: &[(&str, String)]) -> Authenticator {
@@ -282,6 +286,7 @@ pub(super) fn received(authorization: &[&[u8]], now: SystemTime) -> Received<()>
             headers,
             client: Ipv4Addr::LOCALHOST.into(),
             tls: "1.3",
+            client_certificate: None,
             path: "/acme/echo".to_owned(),
             now,
         },

@@ -72,7 +72,7 @@ fn a_sound_site_is_read_whole() {
     let hello = acme.functions.get("hello").unwrap();
     let component = hello.raw.as_ref().unwrap().component.clone();
     assert_eq!(acme.functions.len(), 1);
-    assert_eq!(hello.open(&component, Bytes::kib(1)).unwrap(), b"(component)");
+    assert_eq!(hello.open(&component).unwrap().bytes(Bytes::kib(1)).unwrap(), b"(component)");
     assert_eq!(hello.dir(), world.path("functions/acme/hello"));
 }
 
@@ -192,12 +192,12 @@ fn no_path_or_link_of_a_tenant_leads_to_another_tenant() {
     let hello = acme.functions.get("hello").unwrap();
     let at = |path: &str| Spanned::new(0..9, path.to_owned());
     for bad in ["../../globex/hello/secret", "link", "/etc/passwd", "", "../shared/a.json", "none"] {
-        assert!(hello.open(&at(bad), Bytes::kib(1)).is_err(), "{bad}");
+        assert!(hello.open(&at(bad)).is_err(), "{bad}");
         assert!(acme.open(&at(bad), Bytes::kib(1)).is_err(), "{bad}");
     }
-    assert_eq!(&*hello.open_text(&at("shared.json"), Bytes::kib(1)).unwrap().text, "{}");
+    assert_eq!(&*hello.open(&at("shared.json")).unwrap().text(Bytes::kib(1)).unwrap().text, "{}");
     assert_eq!(&*acme.open_text(&at("jwks.json"), Bytes::kib(1)).unwrap().path, "policies/acme/jwks.json");
-    insta::assert_snapshot!(hello.open(&at("link"), Bytes::kib(1)).unwrap_err().render(false), @r#"
+    insta::assert_snapshot!(hello.open(&at("link")).unwrap_err().render(false), @r#"
     error: `link`: it leads out of the tenant's own folder
      --> functions/acme/hello/function.toml:1:1
       |
