@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Builds the components of the sample functions from the sources beside them, and notes in each SOURCES.sha256 what was
-# built from what.
+# Builds the components of the sample functions, and of the tests' guests, from the sources beside them, and notes in each
+# SOURCES.sha256 what was built from what.
 #
-#   functions/build.sh [FUNCTION…]           build; functions are named as `acme/invoice`; default: all
+#   functions/build.sh [FUNCTION…]           build; functions are named as `acme/invoice`, guests as `guests/count`; default: all
 #   functions/build.sh --check [FUNCTION…]   build elsewhere and compare with what is committed
 #
 # Rust: any rustc with the target wasm32-unknown-unknown (`rustup target add wasm32-unknown-unknown`). Where a rustup
 # target cannot be had, Debian's `rustc-web` with its sources is unpacked (not installed) and std is built along.
 # C: `zig` from PyPI's `ziglang`. Binaryen's `wasm-opt` and the library of `jco` from npm make a component of a core
-# module; nothing but the function's one export goes into it. What is downloaded is kept in target/guests, or in
+# module; nothing but the function's one export goes into it. Guests are of the world `wasi:http/proxy` as jco ships it, and
+# know nothing of Sandgate. What is downloaded is kept in target/guests, or in
 # $SANDGATE_GUEST_TOOLS. Versions are pinned but for Debian's compiler, which is noted.
 set -euo pipefail
 
-readonly ALL=(acme/invoice acme/render globex/calendar)
+readonly ALL=(acme/invoice acme/render globex/calendar guests/anything guests/count guests/hostile)
 readonly JCO=1.35.0 BINARYEN=130.0.0 ZIG=0.17.1 TARGET=wasm32-unknown-unknown
 
 main() {
@@ -27,7 +28,13 @@ main() {
   if [ "${1:-}" = --check ]; then check=yes; shift; fi
   [ $# -gt 0 ] || set -- "${ALL[@]}"
   for function in "$@"; do
-    cd "$functions/$function"
+    case "$function" in
+      guests/*)
+        cd "$functions/../tests/$function"
+        world=wasi:http/proxy common=
+        [ -f Cargo.toml ] || common=../wasi_http.h ;;
+      *) cd "$functions/$function"; world=function; common=../../wit/function.wit ;;
+    esac
     core=$out/${function#*/}.core.wasm
     component=$out/${function#*/}.wasm
     if [ -f Cargo.toml ]; then build_rust; else build_c; fi
@@ -64,13 +71,20 @@ componentize() {
   "$tools/node_modules/.bin/wasm-opt" -Os --enable-bulk-memory --enable-bulk-memory-opt --enable-sign-ext \
     --enable-mutable-globals --enable-nontrapping-float-to-int --enable-multivalue --enable-reference-types \
     --enable-call-indirect-overlong "$core" -o "$core"
-  (cd "$tools" && node --input-type=module - "$core" "$component" "$functions/wit/function.wit" <<'EOF'
+  (cd "$tools" && node --input-type=module - "$core" "$component" "$world" "$functions/wit/function.wit" <<'EOF'
 import { componentEmbed, componentNew } from '@bytecodealliance/jco';
-import { readFileSync, writeFileSync } from 'node:fs';
-const [core, component, wit] = process.argv.slice(2);
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+const [core, component, world, wit] = process.argv.slice(2);
+const WASI = 'node_modules/@bytecodealliance/jco/lib/wit/builtin/0.2.12';
+// One text: packages within the package of the guest.
+const nested = (name) => readFileSync(`${WASI}/${name}/package.wit`, 'utf8').replace(/^package ([^;]+);/m, 'package $1 {') + '}\n';
+const source = () => world === 'function'
+  ? readFileSync(wit, 'utf8')
+  : 'package sample:guest;\nworld function { include wasi:http/proxy@0.2.12; include wasi:cli/imports@0.2.12; }\n' +
+    readdirSync(WASI).map(nested).join('');
 let module = readFileSync(core);
 if (!module.includes('component-type')) {
-  module = await componentEmbed({ binary: module, witSource: readFileSync(wit, 'utf8'), worldName: 'function' });
+  module = await componentEmbed({ binary: module, witSource: source(), worldName: 'function' });
 }
 writeFileSync(component, await componentNew(module, null));
 EOF
@@ -146,7 +160,7 @@ find_npm() {
 
 # The files that a component is made of, in a fixed order.
 sources() {
-  (echo ../../wit/function.wit; find . -type f \( -name '*.rs' -o -name '*.[ch]' -o -name 'Cargo.*' \)) |
+  ([ -z "$common" ] || echo "$common"; find . -type f \( -name '*.rs' -o -name '*.[ch]' -o -name 'Cargo.*' \)) |
     sed 's,^\./,,' | LC_ALL=C sort
 }
 
