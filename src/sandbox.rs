@@ -16,6 +16,7 @@ mod layout;
 mod limits;
 mod outcome;
 mod pool;
+mod portable;
 mod process;
 mod run;
 mod sealed;
@@ -41,6 +42,7 @@ pub use inspect::{Inspection, World, inspect};
 pub use layout::{Layout, LayoutError, LayoutLimits};
 pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy};
 pub use outcome::{Overload, SandboxError, StartError, Usage};
+pub use portable::{Missing, Off, Withheld};
 pub use process::{
     CompileLimits, CompilerCommand, ProcessError, Stop,
     confine::{Confinement, Probe, Walls},
@@ -73,6 +75,8 @@ pub struct Settings {
     pub cpu_threads: NonZeroUsize,
     /// Invocations that may wait for those threads; half of them for one tenant.
     pub cpu_queue: usize,
+    /// Whether components of `wasi:http/proxy` are admitted.
+    pub portable: bool,
 }
 
 impl Default for Settings {
@@ -87,6 +91,7 @@ impl Default for Settings {
             data_dir: None,
             cpu_threads,
             cpu_queue: 32 * cpu_threads.get(),
+            portable: true,
         }
     }
 }
@@ -95,6 +100,8 @@ impl Default for Settings {
 pub struct Sandbox {
     compiler: Arc<Compiler>,
     cpu: CpuPool,
+    #[cfg(feature = "portable")]
+    guests: portable::Guests,
     instances: Gate,
     _ticker: Ticker,
 }
@@ -116,9 +123,11 @@ impl Sandbox {
             settings.data_dir.as_deref().map(|dir| ArtefactStore::open(dir, &engine)).transpose()?;
         Ok(Arc::new(Self {
             cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
+            #[cfg(feature = "portable")]
+            guests: portable::Guests::new(settings.cpu_threads),
             instances: Gate::new(settings.pool.instances),
             _ticker: Ticker::start(&engine)?,
-            compiler: Compiler::new(engine, artefacts, settings),
+            compiler: Compiler::new(engine, artefacts, settings)?,
         }))
     }
 
