@@ -11,9 +11,13 @@
 # module; nothing but the function's one export goes into it. Guests are of the world `wasi:http/proxy` as jco ships it, and
 # know nothing of Sandgate. What is downloaded is kept in target/guests, or in
 # $SANDGATE_GUEST_TOOLS. Versions are pinned but for Debian's compiler, which is noted.
+#
+# `guests/javascript` and `guests/python` are built when named: with their interpreters they have 13 and 19 MB, so they are not
+# committed, and tests that need them are skipped where they were not built.
 set -euo pipefail
 
 readonly ALL=(acme/invoice acme/render globex/calendar guests/anything guests/count guests/hostile)
+readonly COMPONENTIZE_JS=0.23.0 COMPONENTIZE_PY=0.25.0
 readonly JCO=1.35.0 BINARYEN=130.0.0 ZIG=0.17.1 TARGET=wasm32-unknown-unknown
 
 main() {
@@ -37,6 +41,10 @@ main() {
     esac
     core=$out/${function#*/}.core.wasm
     component=$out/${function#*/}.wasm
+    case "$function" in
+      guests/javascript) build_javascript; continue ;;
+      guests/python) build_python; continue ;;
+    esac
     if [ -f Cargo.toml ]; then build_rust; else build_c; fi
     componentize
     if [ $check = yes ]; then compare || failed=1; else keep; fi
@@ -63,6 +71,47 @@ build_c() {
   "${zig[@]}" wasm-ld --no-entry --strip-all --gc-sections --stack-first -z stack-size=8192 \
     -o "$core" "$objects"/*.o
   by="zig $ZIG, binaryen $BINARYEN, jco $JCO"
+}
+
+# Fetch events stay; what is left out is what the gateway has nothing for.
+build_javascript() {
+  find_npm
+  [ -d "$tools/js/node_modules" ] || npm install --silent --no-save --no-package-lock --prefix "$tools/js" \
+    "@bytecodealliance/componentize-js@$COMPONENTIZE_JS" >/dev/null
+  proxy_wit 0.2.10
+  (cd "$tools/js" && node --input-type=module - "$OLDPWD" "$out/wit-0.2.10" <<'EOF'
+import { componentize } from '@bytecodealliance/componentize-js';
+import { readFileSync, writeFileSync } from 'node:fs';
+const [folder, witPath] = process.argv.slice(2);
+const { component } = await componentize(readFileSync(`${folder}/app.js`, 'utf8'), {
+  sourceName: 'app.js', witPath, worldName: 'function', disableFeatures: ['random', 'stdio', 'http'],
+});
+writeFileSync(`${folder}/javascript.wasm`, component);
+EOF
+  )
+  echo "$function: $(stat -c %s javascript.wasm) bytes by componentize-js $COMPONENTIZE_JS"
+}
+
+build_python() {
+  find_npm
+  [ -x "$tools/python/bin/python" ] || python3 -m venv "$tools/python"
+  "$tools/python/bin/pip" install --quiet --disable-pip-version-check componentize-py==$COMPONENTIZE_PY
+  proxy_wit 0.2.12
+  "$tools/python/bin/componentize-py" --quiet --wit-path "$out/wit-0.2.12" --world function componentize app \
+    --output python.wasm
+  echo "$function: $(stat -c %s python.wasm) bytes by componentize-py $COMPONENTIZE_PY"
+}
+
+# The world `wasi:http/proxy` without `outgoing-handler`, for tools that read a folder of WIT.
+proxy_wit() {
+  [ ! -d "$out/wit-$1" ] || return 0
+  mkdir -p "$out/wit-$1/deps"
+  cp -r "$tools/node_modules/@bytecodealliance/jco/lib/wit/builtin/0.2.12"/wasi-* "$out/wit-$1/deps/"
+  cat > "$out/wit-$1/world.wit" <<'EOF'
+package sample:guest;
+world function { import wasi:http/types@0.2.12; export wasi:http/incoming-handler@0.2.12; }
+EOF
+  find "$out/wit-$1" -name '*.wit' -exec sed -i "s/0\.2\.12/$1/g" {} +
 }
 
 # Core module → component. Rust's bindings bring the type of the world along; to others it is added.

@@ -105,7 +105,8 @@ impl Default for PoolLimits {
             tables_per_component: 8,
             max_memory_bytes: 64 << 20,
             table_elements: 20_000,
-            instance_metadata_bytes: 256 << 10,
+            // An interpreter of Python takes 405 KiB, whose fourteen modules share functions by tables.
+            instance_metadata_bytes: 512 << 10,
             // What a function that renders or parses a document writes, and 32 MiB if every instance kept as much. Should the
             // kernel know no scan (before 6.7) this much is zeroed blindly, which costs what giving it back does.
             memory_keep_resident_bytes: 256 << 10,
