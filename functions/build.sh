@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
-# Builds the components of the sample functions from the sources beside them, and notes in each SOURCES.sha256 what was
-# built from what.
+# Builds the components of the sample functions, and of the tests' guests, from the sources beside them, and notes in each
+# SOURCES.sha256 what was built from what.
 #
-#   functions/build.sh [FUNCTION…]           build; functions are named as `acme/invoice`; default: all
+#   functions/build.sh [FUNCTION…]           build; functions are named as `acme/invoice`, guests as `guests/count`; default: all
 #   functions/build.sh --check [FUNCTION…]   build elsewhere and compare with what is committed
 #
 # Rust: any rustc with the target wasm32-unknown-unknown (`rustup target add wasm32-unknown-unknown`). Where a rustup
 # target cannot be had, Debian's `rustc-web` with its sources is unpacked (not installed) and std is built along.
 # C: `zig` from PyPI's `ziglang`. Binaryen's `wasm-opt` and the library of `jco` from npm make a component of a core
-# module; nothing but the function's one export goes into it. What is downloaded is kept in target/guests, or in
+# module; nothing but the function's one export goes into it. Guests are of the world `wasi:http/proxy` as jco ships it, and
+# know nothing of Sandgate. What is downloaded is kept in target/guests, or in
 # $SANDGATE_GUEST_TOOLS. Versions are pinned but for Debian's compiler, which is noted.
+#
+# `guests/javascript` and `guests/python` are built when named: with their interpreters they have 13 and 19 MB, so they are not
+# committed, and tests that need them are skipped where they were not built.
 set -euo pipefail
 
-readonly ALL=(acme/invoice acme/render globex/calendar)
+readonly ALL=(acme/invoice acme/render globex/calendar guests/anything guests/count guests/hostile)
+readonly COMPONENTIZE_JS=0.23.0 COMPONENTIZE_PY=0.25.0
 readonly JCO=1.35.0 BINARYEN=130.0.0 ZIG=0.17.1 TARGET=wasm32-unknown-unknown
 
 main() {
@@ -27,9 +32,19 @@ main() {
   if [ "${1:-}" = --check ]; then check=yes; shift; fi
   [ $# -gt 0 ] || set -- "${ALL[@]}"
   for function in "$@"; do
-    cd "$functions/$function"
+    case "$function" in
+      guests/*)
+        cd "$functions/../tests/$function"
+        world=wasi:http/proxy common=
+        [ -f Cargo.toml ] || common=../wasi_http.h ;;
+      *) cd "$functions/$function"; world=function; common=../../wit/function.wit ;;
+    esac
     core=$out/${function#*/}.core.wasm
     component=$out/${function#*/}.wasm
+    case "$function" in
+      guests/javascript) build_javascript; continue ;;
+      guests/python) build_python; continue ;;
+    esac
     if [ -f Cargo.toml ]; then build_rust; else build_c; fi
     componentize
     if [ $check = yes ]; then compare || failed=1; else keep; fi
@@ -58,19 +73,67 @@ build_c() {
   by="zig $ZIG, binaryen $BINARYEN, jco $JCO"
 }
 
+# Fetch events stay; what is left out is what the gateway has nothing for.
+build_javascript() {
+  find_npm
+  [ -d "$tools/js/node_modules" ] || npm install --silent --no-save --no-package-lock --prefix "$tools/js" \
+    "@bytecodealliance/componentize-js@$COMPONENTIZE_JS" >/dev/null
+  proxy_wit 0.2.10
+  (cd "$tools/js" && node --input-type=module - "$OLDPWD" "$out/wit-0.2.10" <<'EOF'
+import { componentize } from '@bytecodealliance/componentize-js';
+import { readFileSync, writeFileSync } from 'node:fs';
+const [folder, witPath] = process.argv.slice(2);
+const { component } = await componentize(readFileSync(`${folder}/app.js`, 'utf8'), {
+  sourceName: 'app.js', witPath, worldName: 'function', disableFeatures: ['random', 'stdio', 'http'],
+});
+writeFileSync(`${folder}/javascript.wasm`, component);
+EOF
+  )
+  echo "$function: $(stat -c %s javascript.wasm) bytes by componentize-js $COMPONENTIZE_JS"
+}
+
+build_python() {
+  find_npm
+  [ -x "$tools/python/bin/python" ] || python3 -m venv "$tools/python"
+  "$tools/python/bin/pip" install --quiet --disable-pip-version-check componentize-py==$COMPONENTIZE_PY
+  proxy_wit 0.2.12
+  "$tools/python/bin/componentize-py" --quiet --wit-path "$out/wit-0.2.12" --world function componentize app \
+    --output python.wasm
+  echo "$function: $(stat -c %s python.wasm) bytes by componentize-py $COMPONENTIZE_PY"
+}
+
+# The world `wasi:http/proxy` without `outgoing-handler`, for tools that read a folder of WIT.
+proxy_wit() {
+  [ ! -d "$out/wit-$1" ] || return 0
+  mkdir -p "$out/wit-$1/deps"
+  cp -r "$tools/node_modules/@bytecodealliance/jco/lib/wit/builtin/0.2.12"/wasi-* "$out/wit-$1/deps/"
+  cat > "$out/wit-$1/world.wit" <<'EOF'
+package sample:guest;
+world function { import wasi:http/types@0.2.12; export wasi:http/incoming-handler@0.2.12; }
+EOF
+  find "$out/wit-$1" -name '*.wit' -exec sed -i "s/0\.2\.12/$1/g" {} +
+}
+
 # Core module → component. Rust's bindings bring the type of the world along; to others it is added.
 componentize() {
   find_npm
   "$tools/node_modules/.bin/wasm-opt" -Os --enable-bulk-memory --enable-bulk-memory-opt --enable-sign-ext \
     --enable-mutable-globals --enable-nontrapping-float-to-int --enable-multivalue --enable-reference-types \
     --enable-call-indirect-overlong "$core" -o "$core"
-  (cd "$tools" && node --input-type=module - "$core" "$component" "$functions/wit/function.wit" <<'EOF'
+  (cd "$tools" && node --input-type=module - "$core" "$component" "$world" "$functions/wit/function.wit" <<'EOF'
 import { componentEmbed, componentNew } from '@bytecodealliance/jco';
-import { readFileSync, writeFileSync } from 'node:fs';
-const [core, component, wit] = process.argv.slice(2);
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+const [core, component, world, wit] = process.argv.slice(2);
+const WASI = 'node_modules/@bytecodealliance/jco/lib/wit/builtin/0.2.12';
+// One text: packages within the package of the guest.
+const nested = (name) => readFileSync(`${WASI}/${name}/package.wit`, 'utf8').replace(/^package ([^;]+);/m, 'package $1 {') + '}\n';
+const source = () => world === 'function'
+  ? readFileSync(wit, 'utf8')
+  : 'package sample:guest;\nworld function { include wasi:http/proxy@0.2.12; include wasi:cli/imports@0.2.12; }\n' +
+    readdirSync(WASI).map(nested).join('');
 let module = readFileSync(core);
 if (!module.includes('component-type')) {
-  module = await componentEmbed({ binary: module, witSource: readFileSync(wit, 'utf8'), worldName: 'function' });
+  module = await componentEmbed({ binary: module, witSource: source(), worldName: 'function' });
 }
 writeFileSync(component, await componentNew(module, null));
 EOF
@@ -146,7 +209,7 @@ find_npm() {
 
 # The files that a component is made of, in a fixed order.
 sources() {
-  (echo ../../wit/function.wit; find . -type f \( -name '*.rs' -o -name '*.[ch]' -o -name 'Cargo.*' \)) |
+  ([ -z "$common" ] || echo "$common"; find . -type f \( -name '*.rs' -o -name '*.[ch]' -o -name 'Cargo.*' \)) |
     sed 's,^\./,,' | LC_ALL=C sort
 }
 

@@ -16,6 +16,7 @@ mod layout;
 mod limits;
 mod outcome;
 mod pool;
+mod portable;
 mod posture;
 mod process;
 mod run;
@@ -42,6 +43,7 @@ pub use inspect::{Inspection, World, inspect};
 pub use layout::{Layout, LayoutError, LayoutLimits};
 pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy, TABLE_ELEMENTS};
 pub use outcome::{Overload, SandboxError, StartError, Usage};
+pub use portable::{Missing, Off, Withheld};
 pub use posture::{Posture, posture, probe};
 pub use process::{
     CompileLimits, CompilerCommand, ProcessError, Stop,
@@ -75,6 +77,8 @@ pub struct Settings {
     pub cpu_threads: NonZeroUsize,
     /// Invocations that may wait for those threads; half of them for one tenant.
     pub cpu_queue: usize,
+    /// Whether components of `wasi:http/proxy` are admitted.
+    pub portable: bool,
 }
 
 impl Default for Settings {
@@ -89,6 +93,7 @@ impl Default for Settings {
             data_dir: None,
             cpu_threads,
             cpu_queue: 32 * cpu_threads.get(),
+            portable: true,
         }
     }
 }
@@ -97,6 +102,8 @@ impl Default for Settings {
 pub struct Sandbox {
     compiler: Arc<Compiler>,
     cpu: CpuPool,
+    #[cfg(feature = "portable")]
+    guests: portable::Guests,
     instances: Gate,
     _ticker: Ticker,
 }
@@ -118,9 +125,11 @@ impl Sandbox {
             settings.data_dir.as_deref().map(|dir| ArtefactStore::open(dir, &engine)).transpose()?;
         Ok(Arc::new(Self {
             cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
+            #[cfg(feature = "portable")]
+            guests: portable::Guests::new(settings.cpu_threads),
             instances: Gate::new(settings.pool.instances),
             _ticker: Ticker::start(&engine)?,
-            compiler: Compiler::new(engine, artefacts, settings),
+            compiler: Compiler::new(engine, artefacts, settings)?,
         }))
     }
 

@@ -5,7 +5,7 @@ use std::{io::Write, path::PathBuf};
 use clap::{Args, Subcommand};
 
 use super::{Exit, Failure};
-use crate::sandbox::{World, inspect};
+use crate::sandbox::inspect;
 
 /// Examine components
 #[derive(Debug, Subcommand)]
@@ -36,6 +36,6 @@ impl Function {
         } else {
             writeln!(out, "{inspection}")?;
         }
-        Ok(if inspection.world == World::Narrow { Exit::Done } else { Exit::No })
+        Ok(if inspection.is_served() { Exit::Done } else { Exit::No })
     }
 }

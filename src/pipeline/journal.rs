@@ -253,7 +253,10 @@ impl Notes {
         let metrics = gateway.metrics();
         metrics.stage(self.stage, self.stage_started.elapsed());
         match &self.function {
-            Some(function) => function.metrics.invoked(code, self.usage.cpu),
+            Some(function) => {
+                function.metrics.invoked(code, self.usage.cpu);
+                function.metrics.dropped(self.usage.dropped);
+            }
             None => metrics.refused(code),
         }
         let Some(caller) = self.caller.clone() else {

@@ -47,6 +47,7 @@ pub struct Metrics {
 struct Families {
     requests: Family<RequestLabels, Counter>,
     cpu: Family<FunctionLabels, Seconds>,
+    dropped: Family<FunctionLabels, Counter>,
     /// Functions with series of their own.
     own: Mutex<HashSet<FunctionLabels>>,
 }
@@ -164,6 +165,11 @@ impl Metrics {
             families.requests.clone(),
         );
         registry.register_with_unit("cpu", "CPU time of guests", seconds(), families.cpu.clone());
+        registry.register(
+            "dropped_output_bytes",
+            "Bytes that guests wrote to standard output and error, which lead nowhere",
+            families.dropped.clone(),
+        );
         registry.register_with_unit("stage", "Time that each stage took", seconds(), stage_seconds);
         registry.register("refusals", "Refusals by public code, of any request", self.refusals.clone());
         registry.register("unparsed", "Requests that never parsed, by kind", self.unparsed.clone());
@@ -322,6 +328,14 @@ impl FunctionMetrics {
         };
         if !cpu.is_zero() {
             used.cpu.inc_by(cpu.as_secs_f64());
+        }
+    }
+
+    /// So much of what a guest wrote led nowhere.
+    pub fn dropped(&self, bytes: u64) {
+        if bytes > 0 {
+            let labels = &self.used.get_or_init(|| self.look_up()).labels;
+            self.families.dropped.get_or_create(labels).inc_by(bytes);
         }
     }
 

@@ -17,9 +17,10 @@ use wasmtime::{
 };
 
 use super::{
-    Settings,
+    Settings, StartError,
     artefact::{ArtefactError, ArtefactStore, Digest},
     layout::{LayoutError, LayoutLimits},
+    portable::{self, Missing, Off},
     process::{ProcessError, Processes, Stop, wire::Compiled},
     run::State,
     world::{self, FunctionPre, HANDLER},
@@ -94,8 +95,20 @@ pub enum AdmissionError {
         /// Its name.
         import: String,
     },
+    /// An import that the portable world does not have.
+    #[error("the component imports {0}")]
+    Withheld(Missing),
+    /// A component of the portable world, where there is none.
+    #[error("the component is made for `wasi:http/proxy`, {0}")]
+    Portable(#[from] Off),
+    /// Made for `wasi:http` 0.3.
+    #[error(
+        "the component is made for `wasi:http` 0.3, whose asynchronous calls the engine has turned off here: build it for \
+         `wasi:http/proxy` 0.2"
+    )]
+    Asynchronous,
     /// No handler.
-    #[error("the component does not export `{HANDLER}`")]
+    #[error("the component exports neither `{HANDLER}` nor `wasi:http/incoming-handler` 0.2")]
     NoHandler,
     /// A handler of other types.
     #[error("the export `{HANDLER}` is not the world's: {reason}")]
@@ -122,6 +135,14 @@ impl AdmissionError {
     pub(super) fn invalid(error: wasmtime::Error) -> Self {
         Self::Invalid { reason: printable(&format!("{error:#}")) }
     }
+
+    /// The same in words that help whoever made these bytes.
+    pub(super) fn told_of(self, component: &[u8]) -> Self {
+        match self {
+            Self::Invalid { .. } if portable::is_of_3(component) => Self::Asynchronous,
+            other => other,
+        }
+    }
 }
 
 /// A component that was admitted. Loaded when it is first called.
@@ -143,9 +164,11 @@ impl fmt::Debug for Component {
     }
 }
 
-/// Machine code with its imports resolved, ready to be instantiated.
-pub(super) struct Loaded {
-    pub(super) pre: FunctionPre<State>,
+/// Machine code with its imports resolved, ready to be instantiated in its world.
+pub(super) enum Loaded {
+    Narrow(FunctionPre<State>),
+    #[cfg(feature = "portable")]
+    Portable(portable::Pre),
 }
 
 impl Component {
@@ -214,6 +237,10 @@ pub(super) struct Compiler {
     engine: Engine,
     /// The linker of the empty capability set; others come with the capabilities, one for each set (F11).
     linker: Linker<State>,
+    #[cfg(feature = "portable")]
+    world: portable::World,
+    /// Whether the portable world is served.
+    portable: Result<(), Off>,
     artefacts: Option<ArtefactStore>,
     limits: AdmissionLimits,
     processes: Processes,
@@ -229,19 +256,29 @@ struct Known {
 }
 
 impl Compiler {
-    pub(super) fn new(engine: Engine, artefacts: Option<ArtefactStore>, settings: &Settings) -> Arc<Self> {
+    pub(super) fn new(
+        engine: Engine,
+        artefacts: Option<ArtefactStore>,
+        settings: &Settings,
+    ) -> Result<Arc<Self>, StartError> {
         let linker = Linker::new(&engine);
+        #[cfg(feature = "portable")]
+        let world = portable::World::new(&engine)
+            .map_err(|e| StartError::Engine { reason: format!("the portable world: {e:#}") })?;
         let processes = Processes::new(settings.compiler.clone(), settings.compile);
         let (limits, copy_on_write) = (settings.admission, settings.pool.copy_on_write);
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             engine,
             linker,
+            #[cfg(feature = "portable")]
+            world,
+            portable: portable::served(settings.portable),
             artefacts,
             limits,
             processes,
             copy_on_write,
             known: Mutex::default(),
-        })
+        }))
     }
 
     /// Admits a component, binary or text. Blocks for as long as compiling takes, unless its artefact is in the store.
@@ -253,8 +290,13 @@ impl Compiler {
         let digest = Digest::of(bytes);
         let component = self.known(digest, origin);
         let stored = || self.artefacts.as_ref().is_some_and(|store| store.holds(&digest));
-        if component.ready().is_none() && !stored() {
-            component.load_or(|| self.compile(&digest, bytes))?;
+        if component.ready().is_none() {
+            if !stored() {
+                component.load_or(|| self.compile(&digest, bytes))?;
+            } else if self.portable.is_err() {
+                // What is stored may have been admitted where this world is served.
+                component.load()?;
+            }
         }
         Ok(component)
     }
@@ -280,7 +322,8 @@ impl Compiler {
     }
 
     fn compile(&self, digest: &Digest, bytes: &[u8]) -> Result<Loaded, AdmissionError> {
-        let Compiled { artefact, .. } = self.processes.compile(bytes, &self.limits, self.copy_on_write)?;
+        let compiled = self.processes.compile(bytes, &self.limits, self.copy_on_write);
+        let Compiled { artefact, .. } = compiled.map_err(|error| error.told_of(bytes))?;
         let component = artefact.load(&self.engine).map_err(AdmissionError::invalid)?;
         let loaded = self.link(&component)?;
         if let Some(store) = &self.artefacts {
@@ -292,9 +335,19 @@ impl Compiler {
         Ok(loaded)
     }
 
-    /// Resolves imports: with no capability granted there must be none.
+    /// Resolves imports: with no capability granted there must be none, beyond the base that the portable world has.
     fn link(&self, component: &component::Component) -> Result<Loaded, AdmissionError> {
         let ty = component.component_type();
+        let exports = |wanted: fn(&str) -> bool| ty.exports(&self.engine).any(|(name, _)| wanted(name));
+        if exports(portable::is_handler) && !exports(|name| name == HANDLER) {
+            self.portable?;
+            let imports = ty.imports(&self.engine).map(|(name, _)| name);
+            if let Some(missing) = Missing::of(imports) {
+                return Err(AdmissionError::Withheld(missing));
+            }
+            #[cfg(feature = "portable")]
+            return Ok(Loaded::Portable(self.world.link(component).map_err(AdmissionError::invalid)?));
+        }
         if let Some((import, _)) = ty.imports(&self.engine).next() {
             return Err(AdmissionError::Import { import: printable(import) });
         }
@@ -302,7 +355,7 @@ impl Compiler {
         world::check_handler(&self.engine, &ty, &handler.ty)
             .map_err(|reason| AdmissionError::HandlerType { reason: printable(&reason) })?;
         let pre = self.linker.instantiate_pre(component).map_err(AdmissionError::invalid)?;
-        Ok(Loaded { pre: FunctionPre::new(pre).map_err(AdmissionError::invalid)? })
+        Ok(Loaded::Narrow(FunctionPre::new(pre).map_err(AdmissionError::invalid)?))
     }
 }
 

@@ -25,6 +25,14 @@ pub(super) const TICK_MS: u64 = 2;
 /// hundred levels, and it leaves the host more than it needs below.
 const MAX_WASM_STACK_BYTES: usize = 512 << 10;
 
+/// Stack of a portable guest and of the host functions that it calls: what the guest may not use is theirs.
+#[cfg(feature = "portable")]
+const ASYNC_STACK_BYTES: usize = 2 * MAX_WASM_STACK_BYTES;
+
+/// What an interpreter uses of it for a small script.
+#[cfg(feature = "portable")]
+const STACK_KEEP_RESIDENT_BYTES: usize = 32 << 10;
+
 /// The proposals that a component may use: what compilers emit by default. All others are off, also those that the
 /// engine's next version brings.
 pub(super) const PROPOSALS: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
@@ -47,7 +55,7 @@ pub struct PoolLimits {
     /// Component instances alive at once. Guests of functions without imports never wait, so more than a few
     /// for each thread are never alive; the rest is address space only.
     pub instances: u32,
-    /// Core instances in one component: a Rust guest has one to three.
+    /// Core instances in one component: a Rust guest has one to three, Python with its libraries fourteen.
     pub core_instances_per_component: u32,
     /// Linear memories in one component.
     pub memories_per_component: u32,
@@ -94,7 +102,8 @@ impl Default for PoolLimits {
             memories_per_component: 4,
             tables_per_component: 8,
             max_memory_bytes: 64 << 20,
-            instance_metadata_bytes: 256 << 10,
+            // An interpreter of Python takes 405 KiB, whose fourteen modules share functions by tables.
+            instance_metadata_bytes: 512 << 10,
             // What a function that renders or parses a document writes, and 32 MiB if every instance kept as much. Should the
             // kernel know no scan (before 6.7) this much is zeroed blindly, which costs what giving it back does.
             memory_keep_resident_bytes: 256 << 10,
@@ -131,6 +140,9 @@ impl PoolLimits {
             .max_unused_warm_slots(self.unused_warm_slots)
             .decommit_batch_size(self.decommit_batch)
             .pagemap_scan(if self.scan_pages { Enabled::Auto } else { Enabled::No });
+        // One for each instance of the portable world, which alone runs on stacks of the pool.
+        #[cfg(feature = "portable")]
+        pool.total_stacks(self.instances).async_stack_keep_resident(STACK_KEEP_RESIDENT_BYTES);
         pool
     }
 }
@@ -140,6 +152,9 @@ pub(super) fn serving(pool: &PoolLimits) -> Config {
     let mut config = common(pool.copy_on_write);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool.allocation()));
     config.enable_compiler(false);
+    // Zeroed, so that no guest's stack is another's to read (F28).
+    #[cfg(feature = "portable")]
+    config.async_stack_size(ASYNC_STACK_BYTES).async_stack_zeroing(true);
     config
 }
 

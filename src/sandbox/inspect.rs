@@ -8,6 +8,7 @@ use super::{
     AdmissionError, AdmissionLimits, CompileLimits, CompilerCommand, Digest, Layout, PoolLimits,
     compile::printable,
     engine,
+    portable::{self, Missing},
     process::{Processes, wire::Compiled},
     world::HANDLER,
 };
@@ -38,6 +39,12 @@ pub struct Inspection {
     pub bytes: usize,
     /// Interfaces that it needs.
     pub imports: Vec<String>,
+    /// Of those, what it may import and not use: any call is denied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub denied: Vec<String>,
+    /// Of those, what keeps it from being served here, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
     /// Interfaces that it offers.
     pub exports: Vec<String>,
     /// What is in it.
@@ -56,18 +63,32 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, AdmissionError> {
     let engine =
         engine::engine(&pool).map_err(|e| AdmissionError::Invalid { reason: printable(&e.to_string()) })?;
     let processes = Processes::new(CompilerCommand::default(), CompileLimits::default());
-    let Compiled { artefact, layout } =
-        processes.compile(bytes, &AdmissionLimits::default(), pool.copy_on_write)?;
+    let Compiled { artefact, layout } = processes
+        .compile(bytes, &AdmissionLimits::default(), pool.copy_on_write)
+        .map_err(|e| e.told_of(bytes))?;
     let component = artefact.load(&engine).map_err(AdmissionError::invalid)?;
     let ty = component.component_type();
     let imports: Vec<String> = ty.imports(&engine).map(|(name, _)| printable(name)).collect();
     let exports: Vec<String> = ty.exports(&engine).map(|(name, _)| printable(name)).collect();
     let world = if exports.iter().any(|name| name == HANDLER) {
         World::Narrow
-    } else if exports.iter().any(|name| name.starts_with(PORTABLE_HANDLER)) {
+    } else if exports.iter().any(|name| portable::is_handler(name)) {
         World::Portable
     } else {
         World::Unknown
+    };
+    let denied = match world {
+        World::Portable => imports.iter().filter(|import| portable::is_denied(import)).cloned().collect(),
+        _ => Vec::new(),
+    };
+    let missing = match world {
+        World::Portable => match portable::served(true) {
+            Ok(()) => Missing::of(imports.iter().map(String::as_str)).map(|missing| missing.to_string()),
+            Err(off) => Some(format!("the world, {off}")),
+        },
+        _ => {
+            (!imports.is_empty()).then(|| "all of its imports: no capability can be declared yet".to_owned())
+        }
     };
     let needs = component.resources_required();
     Ok(Inspection {
@@ -75,6 +96,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, AdmissionError> {
         digest: Digest::of(bytes).to_string(),
         bytes: bytes.len(),
         imports,
+        denied,
+        missing,
         exports,
         layout,
         memories: needs.as_ref().map(|needs| needs.num_memories),
@@ -109,8 +132,23 @@ impl fmt::Display for Inspection {
                 writeln!(f, "{:<11} {name}", if index == 0 { title } else { "" })?;
             }
         }
-        Ok(())
+        for (index, name) in self.denied.iter().enumerate() {
+            writeln!(
+                f,
+                "{:<11} {name} (linked; a call of it is denied)",
+                if index == 0 { "denied" } else { "" }
+            )?;
+        }
+        match &self.missing {
+            Some(missing) => writeln!(f, "{:<11} {missing}", "missing"),
+            None => Ok(()),
+        }
     }
 }
 
-const PORTABLE_HANDLER: &str = "wasi:http/incoming-handler@0.2";
+impl Inspection {
+    /// Whether it can be served.
+    pub fn is_served(&self) -> bool {
+        self.world != World::Unknown && self.missing.is_none()
+    }
+}

@@ -18,6 +18,8 @@ pub struct Usage {
     pub cold: bool,
     /// The call outlived its slice and was run again on a CPU thread.
     pub retried: bool,
+    /// Bytes that a portable guest wrote to its standard output and error, which lead nowhere.
+    pub dropped: u64,
     /// Limits that were met, in order; a guest may meet its memory limit and still answer.
     pub hits: Vec<LimitHit>,
 }

@@ -23,8 +23,10 @@ use super::{
     compile::{Loaded, printable},
     limits::{Meter, TooLargeInline},
     watch::{SLICE, Stop, Waiting, Watch},
-    world::{self, EventBuffer, EventInput, Refused},
+    world::{self, EventBuffer, EventInput, FunctionPre, Refused},
 };
+#[cfg(feature = "portable")]
+use super::{portable, watch::Progress};
 use crate::id::FunctionId;
 
 /// Runs one function. One for each function of a revision; clones are the same runner.
@@ -118,6 +120,10 @@ impl Runner {
                 Err(_) => return Err(self.out_of_wall(usage)),
             }
         }
+        #[cfg(feature = "portable")]
+        if let Some(Loaded::Portable(_)) = inner.component.ready() {
+            return self.on_guest_thread(permit, event, deadline, usage).await;
+        }
         if inner.heavy.load(Ordering::Relaxed) == 0 {
             let attempt = inner.attempt(event.clone(), Watch::slice(&inner.limits, deadline));
             attempt.add_to(usage);
@@ -178,6 +184,44 @@ impl Runner {
         }
     }
 
+    /// A portable guest may wait, so it is spawned where it can.
+    #[cfg(feature = "portable")]
+    async fn on_guest_thread(
+        &self,
+        permit: Permit,
+        event: EventInput<'_>,
+        deadline: Instant,
+        usage: &mut Usage,
+    ) -> Result<Reply, SandboxError> {
+        let (name, request) = (event.request_id.to_owned(), portable::request(&event)?);
+        let waiting = Waiting::default();
+        let (inner, progress) = (Arc::clone(&self.0), waiting.progress());
+        let guest = async move {
+            let _permit = permit;
+            inner.attempt_portable(&name, request, deadline, progress).await
+        };
+        let running = self.0.sandbox.guests.spawn(guest);
+        let running = running.map_err(|e| SandboxError::internal(format!("no threads for guests: {e}")))?;
+        match tokio::time::timeout_at(deadline.into(), running).await {
+            Ok(Ok(attempt)) => {
+                attempt.add_to(usage);
+                attempt.result.map_err(|stopped| match stopped {
+                    Stopped::For(error) => error,
+                    Stopped::Outlived => SandboxError::internal("a portable guest has no slice"),
+                })
+            }
+            Ok(Err(ended)) => Err(ended.try_into_panic().map_or_else(
+                |_| SandboxError::internal("the threads for guests are gone"),
+                |p| panicked(&*p),
+            )),
+            Err(_) => {
+                usage.cpu += waiting.cpu();
+                usage.peak_memory = usage.peak_memory.max(waiting.peak_memory());
+                Err(self.out_of_wall(usage))
+            }
+        }
+    }
+
     fn out_of_wall(&self, usage: &mut Usage) -> SandboxError {
         let hit = self.0.limits.hit(LimitName::Wall);
         usage.hits.push(hit);
@@ -188,17 +232,37 @@ impl Runner {
 impl Inner {
     /// One store, one instance, one call.
     fn attempt(&self, event: EventInput<'_>, watch: Watch) -> Attempt {
-        let Some(loaded) = self.component.ready() else {
+        let Some(Loaded::Narrow(pre)) = self.component.ready() else {
             return Attempt::failed(SandboxError::internal("the component is not loaded"));
         };
         if !self.sandbox.instances.enter() {
             return Attempt::failed(SandboxError::Overloaded(Overload::Instances));
         }
         let _slot = Slot(&self.sandbox.instances);
-        guarded(|| self.call(loaded, event, watch))
+        guarded(|| self.call(pre, event, watch))
     }
 
-    fn call(&self, loaded: &Loaded, event: EventInput<'_>, watch: Watch) -> Attempt {
+    #[cfg(feature = "portable")]
+    async fn attempt_portable(
+        &self,
+        name: &str,
+        request: portable::Request,
+        deadline: Instant,
+        progress: Arc<Progress>,
+    ) -> Attempt {
+        let Some(Loaded::Portable(pre)) = self.component.ready() else {
+            return Attempt::failed(SandboxError::internal("the component is not loaded"));
+        };
+        if !self.sandbox.instances.enter() {
+            return Attempt::failed(SandboxError::Overloaded(Overload::Instances));
+        }
+        let _slot = Slot(&self.sandbox.instances);
+        let run = portable::invoke(pre, name, request, &self.limits, deadline, progress).await;
+        let portable::Run { result, hits, peak, cpu, dropped } = run;
+        Attempt { result: result.map_err(Stopped::For), hits, peak, cpu, dropped }
+    }
+
+    fn call(&self, pre: &FunctionPre<State>, event: EventInput<'_>, watch: Watch) -> Attempt {
         let state = State { meter: Meter::new(self.limits.memory.value, watch.inline), watch };
         let mut store = match Store::try_new(self.component.engine(), state) {
             Ok(store) => store,
@@ -213,8 +277,7 @@ impl Inner {
             let State { meter, watch } = store.data_mut();
             watch.tick(meter)
         });
-        let called = loaded
-            .pre
+        let called = pre
             .instantiate(&mut store)
             .and_then(|instance| instance.sandgate_function_handler().call_handle(&mut store, event));
         let meter = &store.data().meter;
@@ -225,7 +288,7 @@ impl Inner {
                     SandboxError::ResponseTooLarge(self.limits.hit(LimitName::Response)).into()
                 }
             }),
-            Err(error) => Err(self.stopped(&error, meter)),
+            Err(error) => Err(stopped(&self.limits, &error, meter)),
         };
         let mut hits: Vec<LimitHit> = meter.met().map(|name| self.limits.hit(name)).collect();
         if let Err(Stopped::For(
@@ -239,37 +302,7 @@ impl Inner {
         let (peak, clock) = (meter.peak() as u64, store.data().watch.clock());
         // Resetting the instance's slot is part of what the call costs.
         drop(store);
-        Attempt { result, hits, peak, cpu: clock.used() }
-    }
-
-    /// What an error of the engine means.
-    fn stopped(&self, error: &wasmtime::Error, meter: &Meter) -> Stopped {
-        if let Some(stop) = error.downcast_ref::<Stop>() {
-            return match stop {
-                Stop::Slice => Stopped::Outlived,
-                Stop::Cpu => SandboxError::CpuExhausted(self.limits.hit(LimitName::Cpu)).into(),
-                Stop::Wall => SandboxError::WallExhausted(self.limits.hit(LimitName::Wall)).into(),
-            };
-        }
-        if error.is::<TooLargeInline>() {
-            return Stopped::Outlived;
-        }
-        if error.is::<PoolConcurrencyLimitError>() {
-            return SandboxError::Overloaded(Overload::Instances).into();
-        }
-        // A guest that is refused memory gives up in its own way: often by `unreachable`.
-        if let Some(name) = meter.met().next() {
-            return SandboxError::OutOfMemory(self.limits.hit(name)).into();
-        }
-        if let Some(trap) = error.downcast_ref::<Trap>() {
-            return SandboxError::Trapped { reason: trap.to_string() }.into();
-        }
-        let reason = format!("{error:#}");
-        // The engine has no type for this one; a test meets it, so a changed text does not pass unnoticed.
-        if reason.contains(OUT_OF_LIFT_BUDGET) {
-            return SandboxError::ResponseTooLarge(self.limits.hit(LimitName::Response)).into();
-        }
-        SandboxError::ContractBroken(Breach::Value(printable(&reason))).into()
+        Attempt { result, hits, peak, cpu: clock.used(), dropped: 0 }
     }
 
     /// Remembers whether the function still needs a thread of its own.
@@ -287,16 +320,18 @@ struct Attempt {
     hits: Vec<LimitHit>,
     peak: u64,
     cpu: Duration,
+    dropped: u64,
 }
 
 impl Attempt {
     fn failed(error: SandboxError) -> Self {
-        Self { result: Err(error.into()), hits: Vec::new(), peak: 0, cpu: Duration::ZERO }
+        Self { result: Err(error.into()), hits: Vec::new(), peak: 0, cpu: Duration::ZERO, dropped: 0 }
     }
 
     fn add_to(&self, usage: &mut Usage) {
         usage.cpu += self.cpu;
         usage.peak_memory = usage.peak_memory.max(self.peak);
+        usage.dropped += self.dropped;
         for hit in &self.hits {
             if !usage.hits.contains(hit) {
                 usage.hits.push(*hit);
@@ -305,8 +340,38 @@ impl Attempt {
     }
 }
 
+/// What an error of the engine means.
+pub(super) fn stopped(limits: &Limits, error: &wasmtime::Error, meter: &Meter) -> Stopped {
+    if let Some(stop) = error.downcast_ref::<Stop>() {
+        return match stop {
+            Stop::Slice => Stopped::Outlived,
+            Stop::Cpu => SandboxError::CpuExhausted(limits.hit(LimitName::Cpu)).into(),
+            Stop::Wall => SandboxError::WallExhausted(limits.hit(LimitName::Wall)).into(),
+        };
+    }
+    if error.is::<TooLargeInline>() {
+        return Stopped::Outlived;
+    }
+    if error.is::<PoolConcurrencyLimitError>() {
+        return SandboxError::Overloaded(Overload::Instances).into();
+    }
+    // A guest that is refused memory gives up in its own way: often by `unreachable`.
+    if let Some(name) = meter.met().next() {
+        return SandboxError::OutOfMemory(limits.hit(name)).into();
+    }
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return SandboxError::Trapped { reason: trap.to_string() }.into();
+    }
+    let reason = format!("{error:#}");
+    // The engine has no type for this one; a test meets it, so a changed text does not pass unnoticed.
+    if reason.contains(OUT_OF_LIFT_BUDGET) {
+        return SandboxError::ResponseTooLarge(limits.hit(LimitName::Response)).into();
+    }
+    SandboxError::ContractBroken(Breach::Value(printable(&reason))).into()
+}
+
 /// Why a try ended without a reply.
-enum Stopped {
+pub(super) enum Stopped {
     /// For good.
     For(SandboxError),
     /// It outlived its slice, and nobody saw it run.
@@ -394,7 +459,7 @@ const QUICK_MEMORY_BYTES: u64 = 8 << 20;
 /// Resource handles of one store: the narrow world has none of its own.
 const MAX_HANDLES: usize = 256;
 
-const OUT_OF_LIFT_BUDGET: &str = "fuel allocated for hostcalls has been exhausted";
+pub(super) const OUT_OF_LIFT_BUDGET: &str = "fuel allocated for hostcalls has been exhausted";
 
 #[cfg(test)]
 mod tests {

@@ -11,11 +11,11 @@ mod rules;
 
 const HELLO: &str = include_str!("../../functions/acme/hello/hello.wat");
 
-fn sandbox() -> Arc<Sandbox> {
+pub(super) fn sandbox() -> Arc<Sandbox> {
     sandbox_with(|_| ())
 }
 
-fn sandbox_with(adjust: impl FnOnce(&mut Settings)) -> Arc<Sandbox> {
+pub(super) fn sandbox_with(adjust: impl FnOnce(&mut Settings)) -> Arc<Sandbox> {
     let pool = PoolLimits { instances: 8, ..PoolLimits::default() };
     let mut settings = Settings { pool, ..Settings::default() };
     adjust(&mut settings);
@@ -23,7 +23,7 @@ fn sandbox_with(adjust: impl FnOnce(&mut Settings)) -> Arc<Sandbox> {
 }
 
 /// Generous to time, so that a busy machine fails no test; tight where a guest is to meet a limit.
-fn limits(adjust: impl FnOnce(&mut Limits)) -> Limits {
+pub(super) fn limits(adjust: impl FnOnce(&mut Limits)) -> Limits {
     let mut limits = Limits {
         cpu: Limit { value: ms(10_000), set_by: Platform },
         wall: Limit { value: ms(60_000), set_by: Platform },
@@ -33,11 +33,11 @@ fn limits(adjust: impl FnOnce(&mut Limits)) -> Limits {
     limits
 }
 
-fn ms(ms: u64) -> Span {
+pub(super) fn ms(ms: u64) -> Span {
     Span(std::time::Duration::from_millis(ms))
 }
 
-fn by_function<T>(value: T) -> Limit<T> {
+pub(super) fn by_function<T>(value: T) -> Limit<T> {
     Limit { value, set_by: SetBy::Function }
 }
 
@@ -64,7 +64,11 @@ fn event(body: &[u8]) -> EventInput<'_> {
 }
 
 fn runner(sandbox: &Arc<Sandbox>, tenant: &str, component: &str, limits: Limits) -> Runner {
-    let component = sandbox.admit(component.as_bytes(), None).unwrap();
+    runner_of(sandbox, tenant, component.as_bytes(), limits)
+}
+
+pub(super) fn runner_of(sandbox: &Arc<Sandbox>, tenant: &str, component: &[u8], limits: Limits) -> Runner {
+    let component = sandbox.admit(component, None).unwrap();
     sandbox.runner(function(tenant), component, limits)
 }
 
@@ -77,8 +81,12 @@ async fn run(runner: &Runner, body: &[u8]) -> Result<Reply, SandboxError> {
 }
 
 async fn used(runner: &Runner, body: &[u8]) -> (Result<Reply, SandboxError>, Usage) {
+    used_by(runner, event(body)).await
+}
+
+pub(super) async fn used_by(runner: &Runner, event: EventInput<'_>) -> (Result<Reply, SandboxError>, Usage) {
     let mut usage = Usage::default();
-    let result = runner.run_event(event(body), &mut usage).await;
+    let result = runner.run_event(event, &mut usage).await;
     (result, usage)
 }
 

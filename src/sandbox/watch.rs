@@ -60,8 +60,7 @@ impl Watch {
         let used = self.clock.tick();
         let mut cancelled = false;
         if let Some(progress) = &self.progress {
-            progress.cpu_ns.store(u64::try_from(used.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-            progress.peak.store(meter.peak() as u64, Ordering::Relaxed);
+            progress.note(used, meter);
             cancelled = progress.is_cancelled();
         }
         if cancelled || Instant::now() >= self.deadline {
@@ -139,6 +138,12 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// What a guest used until now.
+    pub(super) fn note(&self, cpu: Duration, meter: &Meter) {
+        self.cpu_ns.store(u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.peak.store(meter.peak() as u64, Ordering::Relaxed);
+    }
+
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
@@ -170,7 +175,8 @@ impl Drop for Waiting {
     }
 }
 
-fn thread_cpu() -> Duration {
+/// CPU time of the thread that asks.
+pub(super) fn thread_cpu() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     // The kernel's CPU clocks begin at zero, so neither part is negative.
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))

@@ -152,6 +152,15 @@ pub enum Breach {
         /// Which, counted from 0.
         index: usize,
     },
+    /// `content-length` and the body's length disagree.
+    #[error("content-length is not the length of the body")]
+    Length,
+    /// It returned without an answer, or with an error in its place.
+    #[error("it did not answer")]
+    NoReply,
+    /// It returned before its body was whole.
+    #[error("it returned without finishing its answer")]
+    Unfinished,
     /// A field that frames the message, or that only the gateway may set.
     #[error("header {index} is the gateway's to set")]
     ReservedHeader {
@@ -178,6 +187,17 @@ pub(super) fn lift_budget(limits: &Limits) -> usize {
 /// Checks an answer.
 pub(super) fn accept(response: handler::Response, limits: &Limits) -> Result<Reply, Refused> {
     let handler::Response { status, content_type, headers, body } = response;
+    accept_parts(status, content_type, headers, body, limits)
+}
+
+/// Checks an answer, whichever world it comes from.
+pub(super) fn accept_parts(
+    status: u16,
+    content_type: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    limits: &Limits,
+) -> Result<Reply, Refused> {
     if body.len() as u64 > limits.response.value.0 {
         return Err(Refused::TooLarge);
     }

@@ -277,7 +277,7 @@ pub fn sandbox_settings(config: &ServerConfig, data_dir: Option<PathBuf>) -> Set
         // A busy machine gives a compilation a fifth of a core.
         wall: Span(config.sandbox.compile_cpu.0.saturating_mul(5)),
     };
-    Settings { pool, admission, compile, data_dir, ..Settings::default() }
+    Settings { pool, admission, portable: config.sandbox.portable, compile, data_dir, ..Settings::default() }
 }
 
 /// How remote key sets are fetched by `sandgate.toml`.

@@ -206,6 +206,9 @@ section! {
         /// Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
         #[validate(range(min = Bytes::kib(1), max = Bytes::mib(256)))]
         component: Bytes = Bytes::mib(32);
+        /// Whether components of `wasi:http/proxy` 0.2 are served. They reach no more than others, but more of the engine
+        /// stands behind what they reach; a site that has none may say no.
+        portable: bool = true;
         /// Memory of the process that compiles one component, 64MiB to 64GiB: an interpreter of a scripting language takes 400 MiB.
         #[validate(range(min = Bytes::mib(64), max = Bytes::mib(65_536)))]
         compile_memory: Bytes = Bytes::mib(1024);

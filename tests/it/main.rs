@@ -35,6 +35,8 @@ mod operations;
 mod ops;
 mod oracle;
 mod outcomes;
+#[cfg(feature = "portable")]
+mod portable;
 mod reload;
 mod storm;
 mod tls;

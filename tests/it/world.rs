@@ -88,6 +88,13 @@ impl World {
         self
     }
 
+    /// A function whose component is binary.
+    pub(crate) fn component(self, tenant: &str, name: &str, binary: &[u8]) -> Self {
+        let world = self.function(tenant, name, "");
+        world.write(&format!("functions/{tenant}/{name}/component.wat"), binary);
+        world
+    }
+
     /// Puts a file in place of what the builder wrote.
     pub(crate) fn file(self, path: &str, text: &str) -> Self {
         self.write(path, text);
