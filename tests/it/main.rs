@@ -31,6 +31,7 @@ mod operations;
 mod ops;
 mod oracle;
 mod outcomes;
+mod production;
 mod reload;
 mod storm;
 mod tls;
