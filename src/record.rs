@@ -22,6 +22,7 @@ mod show;
 #[cfg(test)]
 mod tests;
 mod time;
+pub mod trace;
 mod verify;
 mod writer;
 

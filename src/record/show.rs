@@ -175,6 +175,9 @@ impl Shown {
         for policy in policies.into_iter().flatten().filter_map(Value::as_str) {
             let _ = write!(text, " {policy}");
         }
+        if let Some(trace) = field("/trace_id").and_then(Value::as_str) {
+            let _ = write!(text, " trace={trace}");
+        }
         for pointer in ["/outcome/reason", "/outcome/detail"] {
             if let Some(reason) = field(pointer).and_then(Value::as_str) {
                 let _ = write!(text, ": {reason}");

@@ -100,6 +100,7 @@ fn at(seconds: u64) -> SystemTime {
 fn refusal(client: IpAddr, seconds: u64) -> Refusal {
     Refusal {
         request_id: RequestId::new(seconds * 1000, 7),
+        trace_id: None,
         time: at(seconds),
         client,
         status: 401,

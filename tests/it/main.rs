@@ -36,5 +36,6 @@ mod reload;
 mod storm;
 mod tls;
 mod token;
+mod traces;
 mod whole;
 mod world;
