@@ -29,6 +29,7 @@ use tokio::runtime::{Builder, Runtime};
 fn record(n: u64) -> Record {
     Record {
         request_id: RequestId::new(1_760_000_000_000 + n, u128::from(n)),
+        trace_id: None,
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_760_000_000_000 + n),
         revision: "0198c2f1a7b34d21".into(),
         tenant: if n.is_multiple_of(2) { "acme" } else { "globex" }.parse().expect("a name"),
@@ -63,6 +64,7 @@ fn record(n: u64) -> Record {
 fn refusal(n: u64) -> Refusal {
     Refusal {
         request_id: RequestId::new(n, 7),
+        trace_id: None,
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_760_000_000_000 + n),
         client: "192.0.2.9".parse().expect("an address"),
         status: 401,

@@ -8,6 +8,7 @@ mod corpus;
 mod dev;
 mod doctor;
 mod function;
+mod logs;
 mod openapi;
 mod policy;
 mod serve;
@@ -54,6 +55,7 @@ enum Command {
     Openapi(openapi::Openapi),
     #[command(subcommand)]
     Audit(audit::Audit),
+    Logs(logs::Logs),
     Block(block::Block),
     Unblock(block::Unblock),
     Corpus(corpus::Corpus),
@@ -98,6 +100,7 @@ pub fn run(
         Command::Function(command) => command.run(out),
         Command::Openapi(command) => command.run(out),
         Command::Audit(command) => command.run(out),
+        Command::Logs(command) => command.run(out),
         Command::Block(command) => command.run(out),
         Command::Unblock(command) => command.run(out),
         Command::Corpus(command) => command.run(out),

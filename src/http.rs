@@ -41,6 +41,8 @@ pub struct Peer {
     pub client: IpAddr,
     /// `1.2` or `1.3`.
     pub tls: &'static str,
+    /// Whether it may say which trace its requests belong to: it is itself one of the listed proxies.
+    pub listed: bool,
     /// Its certificate, where it was asked for one and has proven to own it.
     pub certificate: Option<CertificateThumbprint>,
     /// The name that it opened the connection for, in lower case (SNI).
@@ -121,6 +123,7 @@ async fn reply(
             let problem = Problem::plain(astray.code);
             let refusal = record::Refusal {
                 request_id,
+                trace_id: None,
                 time: now,
                 client: peer.client,
                 status: problem.code.status().as_u16(),
@@ -159,7 +162,8 @@ async fn reply(
         },
         body: UnreadBody::from(body),
     };
-    let mut journal = Journal::open(gateway, &received);
+    let mut journal = Journal::open(gateway, &received, peer.listed);
+    let (trace_id, trace_response) = (journal.trace_id(), journal.trace_response());
     let result = gateway.invoke(received, &mut journal).await;
     let nonce = journal.take_nonce();
     let (response, told) = match result {
@@ -171,7 +175,7 @@ async fn reply(
         Err(refusal) => {
             let problem = Problem { offered, ..Problem::from(&refusal) };
             if problem.code == Code::Internal {
-                error!(request.id = %request_id, error = %refusal, "a fault of the gateway's own");
+                error!(request.id = %request_id, trace.id = trace_id.map(tracing::field::display), error = %refusal, "a fault of the gateway's own");
             }
             let told =
                 journal.close(problem.code.status().as_u16(), problem.code.as_str(), Some(&refusal)).await;
@@ -181,12 +185,15 @@ async fn reply(
     let mut response = match told {
         Ok(()) => response,
         Err(error) => {
-            error!(request.id = %request_id, %error, "a request is refused because it could not be recorded");
+            error!(request.id = %request_id, trace.id = trace_id.map(tracing::field::display), %error, "a request is refused because it could not be recorded");
             Problem::from(&Refusal::from(error)).response(request_id)
         }
     };
     if let Some(nonce) = nonce {
         headers::renew_nonce(response.headers_mut(), &nonce);
+    }
+    if let Some(trace_response) = trace_response {
+        headers::tell_trace(response.headers_mut(), &trace_response);
     }
     if let Some(origin) = origin {
         cors::allow(response.headers_mut(), origin);

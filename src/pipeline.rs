@@ -31,7 +31,7 @@ use crate::{
     authn::Received,
     event::UnreadBody,
     id::{RequestId, TenantName},
-    record::{AuditLog, Metrics},
+    record::{AuditLog, Metrics, trace::Traces},
     sandbox::{Outcome, Sandbox},
     site::diagnostic::Diagnostic,
 };
@@ -45,17 +45,20 @@ pub struct Gateway {
     /// Why the newest platform part is not in force.
     platform_faults: ArcSwap<Vec<Diagnostic>>,
     blocks: Blocks,
+    traces: Option<Traces>,
     closing: AtomicBool,
 }
 
 impl Gateway {
-    /// A gateway that serves `revision`, whose functions run in `sandbox`, and records in `audit`.
+    /// A gateway that serves `revision`, whose functions run in `sandbox`, records in `audit`, and tells `traces`, if
+    /// anybody asked for them.
     pub fn new(
         revision: Arc<Revision>,
         audit: AuditLog,
         metrics: Arc<Metrics>,
         sandbox: Arc<Sandbox>,
         blocks: Blocks,
+        traces: Option<Traces>,
     ) -> Arc<Self> {
         metrics.revision(revision.id());
         count_faults(&metrics, &revision, &[]);
@@ -69,6 +72,7 @@ impl Gateway {
             sandbox,
             platform_faults: ArcSwap::default(),
             blocks,
+            traces,
             closing: AtomicBool::new(false),
         })
     }
@@ -152,6 +156,11 @@ impl Gateway {
     /// Where invocations are recorded.
     pub fn audit(&self) -> &AuditLog {
         &self.audit
+    }
+
+    /// Where spans go, if they go anywhere.
+    pub fn traces(&self) -> Option<&Traces> {
+        self.traces.as_ref()
     }
 
     /// What is counted.

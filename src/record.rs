@@ -6,12 +6,13 @@
 //!
 //! INVARIANT (Told): [`AuditLog::append`] and [`AuditLog::refused_unauthenticated`] return only when the refusal or
 //! reply they tell of is written, or counted; the gateway answers after that, and with 503 if it could not be
-//! written. [`verify()`] checks what was written, [`show()`] reads it.
+//! written. [`verify()`] checks what was written, [`show()`] reads it, [`Follow`] as it is written.
 
 mod aggregate;
 mod chain;
 mod checkpoint;
 mod entry;
+mod follow;
 mod histogram;
 mod log;
 pub mod metrics;
@@ -21,6 +22,7 @@ mod show;
 #[cfg(test)]
 mod tests;
 mod time;
+pub mod trace;
 mod verify;
 mod writer;
 
@@ -39,6 +41,7 @@ pub use self::{
         CallerEntry, DecisionEntry, GrantEntry, LimitHit, Outcome, Pairs, Record, Refusal, SetBy,
         SignalEntry, Stage, Start,
     },
+    follow::Follow,
     log::{AuditLog, Stats, Told},
     metrics::{FunctionMetrics, Metrics},
     redact::Redactor,

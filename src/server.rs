@@ -276,7 +276,9 @@ impl Connection {
         let http2 = session.alpn_protocol() == Some(b"h2");
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let certificate = leaf.map(|der| CertificateThumbprint::of(der));
-        let peer = Peer { client, tls, certificate, server_name, host };
+        // What a listed proxy passes on is its client's; only what it sends in its own name is believed.
+        let listed = self.proxies.iter().any(|network| network.contains(client));
+        let peer = Peer { client, tls, listed, certificate, server_name, host };
         let stream = Paced::new(stream, self.bounds.min_rate);
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (gateway, peer) = (Arc::clone(&self.gateway), peer.clone());

@@ -20,7 +20,7 @@ pub(super) enum Audit {
 
 /// Where the log is.
 #[derive(Debug, Args)]
-struct Log {
+pub(super) struct Log {
     #[command(flatten)]
     site: SiteArg,
     /// The data directory [default: `.sandgate` in the site]
@@ -29,7 +29,7 @@ struct Log {
 }
 
 impl Log {
-    fn dir(&self) -> PathBuf {
+    pub(super) fn dir(&self) -> PathBuf {
         self.data.clone().unwrap_or_else(|| self.site.site.join(".sandgate")).join("audit")
     }
 }
@@ -62,7 +62,7 @@ pub(super) struct Verify {
 /// Print records, oldest first
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sandgate audit show --tenant acme --since 1h\n  sandgate audit show --request 0190b6d5-7c1a-7c00-9000-0123456789ab --json\n  sandgate audit show --tenant acme --extract > acme.jsonl"
+    after_help = "Everything that the chains hold, as evidence and for extracts; `sandgate logs` is for watching what goes on.\n\nExamples:\n  sandgate audit show --tenant acme --since 1h\n  sandgate audit show --request 0190b6d5-7c1a-7c00-9000-0123456789ab --json\n  sandgate audit show --tenant acme --extract > acme.jsonl"
 )]
 pub(super) struct Show {
     #[command(flatten)]

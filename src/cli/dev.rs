@@ -27,7 +27,7 @@ pub(super) struct Dev {
 impl Dev {
     pub(super) fn run(self, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit, Failure> {
         let dir = self.place.site.site.clone();
-        serve(self.place.options(Mode::Development, false), err, |running, _| {
+        serve(self.place.options(Mode::Development, false)?, err, |running, _| {
             writeln!(
                 out,
                 "DEVELOPMENT: keys and certificates of this machine, under certs/dev/; not for production"

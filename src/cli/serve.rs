@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Exit, Failure, SiteArg, site::report};
 use crate::{
     http::health::Mode,
+    record::trace::TraceSettings,
     server::{Options, Running, StartError, start},
     site::env,
 };
@@ -34,9 +35,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn options(self, mode: Mode, strict: bool) -> Options {
+    pub(super) fn options(self, mode: Mode, strict: bool) -> Result<Options, Failure> {
         let Self { site, listen, ops_listen, data } = self;
-        Options { site: site.site, listen, ops_listen, data, mode, strict }
+        let traces = TraceSettings::read(env::open_telemetry)?;
+        Ok(Options { site: site.site, listen, ops_listen, data, mode, strict, traces })
     }
 }
 
@@ -55,7 +57,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self, _out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit, Failure> {
-        serve(self.place.options(Mode::Production, self.strict), err, |_, _| Ok(()))
+        serve(self.place.options(Mode::Production, self.strict)?, err, |_, _| Ok(()))
     }
 }
 

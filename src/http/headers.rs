@@ -10,6 +10,16 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("sandgate-request-id"
 /// What the caller's next DPoP proof must hold (RFC 9449 §8.2).
 pub const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
+/// Under which ids a request was served (W3C Trace Context Level 2).
+pub const TRACE_RESPONSE: HeaderName = HeaderName::from_static("traceresponse");
+
+/// Tells a peer that is believed under which ids its request was served.
+pub fn tell_trace(headers: &mut HeaderMap, ids: &str) {
+    if let Ok(ids) = HeaderValue::from_str(ids) {
+        headers.insert(TRACE_RESPONSE, ids);
+    }
+}
+
 /// Tells the caller another nonce. Whatever a function said about keeping the reply: a nonce in a cache is of no use to
 /// anybody (RFC 9449 §8).
 pub fn renew_nonce(headers: &mut HeaderMap, nonce: &str) {

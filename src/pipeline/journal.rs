@@ -20,13 +20,16 @@ use crate::{
     id::{FunctionName, RequestId, TenantName},
     record::{
         self, AuditError, CallerEntry, DecisionEntry, LimitHit, Outcome, Pairs, Record, SetBy, SignalEntry,
-        Stage, Start,
+        Stage, Start, Told,
+        trace::{Story, Trace, TraceId},
     },
     sandbox::{self, LimitValue, SandboxError, Usage},
 };
 
 /// Status and code of a reply that nobody was there to receive; 499 is what access logs of other servers say too.
 const CLIENT_GONE: (u16, &str) = (499, "client_gone");
+/// What is answered in place of a reply that could not be recorded.
+const NOT_RECORDED: (u16, &str) = (503, "unavailable");
 
 /// Notes of one request; ends in its record.
 pub struct Journal {
@@ -61,11 +64,13 @@ struct Notes {
     bytes_out: u64,
     usage: Usage,
     ran: bool,
+    /// `None` where nobody asked for traces, or not for this one.
+    trace: Option<Box<Trace>>,
 }
 
 impl Journal {
-    /// Opens the journal of a request.
-    pub fn open<B>(gateway: &Arc<Gateway>, received: &Received<B>) -> Self {
+    /// Opens the journal of a request. `believed` says whether its peer may say which trace it belongs to.
+    pub fn open<B>(gateway: &Arc<Gateway>, received: &Received<B>, believed: bool) -> Self {
         let now = Instant::now();
         let head = &received.head;
         let length = head.headers.get(http::header::CONTENT_LENGTH);
@@ -91,6 +96,7 @@ impl Journal {
             bytes_out: 0,
             usage: Usage::default(),
             ran: false,
+            trace: gateway.traces().and_then(|traces| traces.begin(&head.headers, believed)),
         };
         let usage = Usage::default();
         Self { gateway: Arc::clone(gateway), notes: Some(Box::new(notes)), usage, nonce: None }
@@ -138,6 +144,16 @@ impl Journal {
         self.nonce.take()
     }
 
+    /// The trace that it is part of, if it is traced.
+    pub fn trace_id(&self) -> Option<TraceId> {
+        Some(self.notes.as_ref()?.trace.as_ref()?.id())
+    }
+
+    /// What a peer that said which trace it belongs to is told.
+    pub fn trace_response(&self) -> Option<String> {
+        self.notes.as_ref()?.trace.as_ref()?.response()
+    }
+
     /// The notes, with what was used up, once.
     fn take(&mut self) -> Option<Box<Notes>> {
         let mut notes = self.notes.take()?;
@@ -154,6 +170,9 @@ impl Journal {
         let Some(notes) = &mut self.notes else { return };
         let now = Instant::now();
         self.gateway.metrics().stage(notes.stage, now - notes.stage_started);
+        if let Some(trace) = &mut notes.trace {
+            trace.stage(notes.stage, notes.stage_started, now);
+        }
         notes.stage = next;
         notes.stage_started = now;
         what(notes);
@@ -244,14 +263,20 @@ impl Reason {
 
 impl Notes {
     async fn tell(
-        self: Box<Self>,
+        mut self: Box<Self>,
         gateway: Arc<Gateway>,
         status: u16,
         code: &'static str,
         reason: Option<Reason>,
     ) -> Result<(), AuditError> {
         let metrics = gateway.metrics();
-        metrics.stage(self.stage, self.stage_started.elapsed());
+        let now = Instant::now();
+        metrics.stage(self.stage, now - self.stage_started);
+        let trace_id = self.trace.as_ref().map(|trace| trace.id());
+        let traced = self.trace.take().map(|mut trace| {
+            trace.stage(self.stage, self.stage_started, now);
+            (trace, self.story(status, code, reason.as_ref().is_some_and(|reason| reason.shed)))
+        });
         match &self.function {
             Some(function) => {
                 function.metrics.invoked(code, self.usage.cpu);
@@ -266,6 +291,7 @@ impl Notes {
             };
             let refusal = record::Refusal {
                 request_id: self.request_id,
+                trace_id,
                 time: self.arrived,
                 client: self.client,
                 status,
@@ -275,20 +301,55 @@ impl Notes {
                 // A name that the site does not have is the caller's text, and as many as it likes.
                 tenant: self.tenant.as_ref().map(|tenant| tenant.name.clone()).or(faulty),
             };
-            gateway.audit().refused_unauthenticated(refusal).await;
+            let told = gateway.audit().refused_unauthenticated(refusal).await;
+            // Beyond the rate at which refusals are recorded one by one, a flood is no trace's affair either.
+            if let (Told::Recorded(_), Some(traces), Some((trace, story))) = (told, gateway.traces(), traced)
+            {
+                traces.end(trace, story);
+            }
             return Ok(());
         };
-        let record = self.record(&gateway, &caller, status, code, reason);
+        let record = self.record(&gateway, &caller, trace_id, status, code, reason);
         if record.decision.as_ref().is_some_and(|decision| !decision.errors.is_empty()) {
             gateway.metrics().evaluation_error(&record.tenant);
         }
-        gateway.audit().append(record).await.map(drop)
+        let told = gateway.audit().append(record).await.map(drop);
+        if let (Some(traces), Some((trace, mut story))) = (gateway.traces(), traced) {
+            if told.is_err() {
+                (story.status, story.code) = NOT_RECORDED;
+            }
+            traces.end(trace, story);
+        }
+        told
+    }
+
+    /// What a span tells. Names that the site does not have are left out: they are the caller's text.
+    fn story(&self, status: u16, code: &'static str, shed: bool) -> Story {
+        Story {
+            request_id: self.request_id,
+            tenant: self.tenant.as_ref().map(|tenant| tenant.name.clone()),
+            function: self.function.as_ref().map(|_| self.function_name.clone()),
+            revision: self.tenant.as_ref().map(|tenant| Arc::clone(&tenant.revision)),
+            method: self.method.clone(),
+            status,
+            code,
+            start: self.start(shed),
+            cpu: self.usage.cpu,
+            arrived: (self.arrived, self.started),
+        }
+    }
+
+    /// A call that was shed had no instance; after its slice had one, and lost it, it had.
+    fn start(&self, shed: bool) -> Option<Start> {
+        let instance = self.ran && (!shed || self.usage.retried);
+        instance.then_some(if self.usage.cold { Start::Cold } else { Start::Warm })
     }
 
     fn record(
         self,
         gateway: &Gateway,
         caller: &Caller,
+        trace_id: Option<TraceId>,
         status: u16,
         code: &'static str,
         reason: Option<Reason>,
@@ -303,13 +364,12 @@ impl Notes {
             let event = function.runner.limits().event;
             LimitHit { name: "max-bytes", value: event.value.0, set_by: set_by(event.set_by) }
         }));
-        // A call that was shed after its slice had an instance, and lost it.
-        let instance = self.ran && (!shed || self.usage.retried);
         let decision = self.decision.clone().or(denied);
         let reads = decision.as_ref().map(|decision| Arc::clone(&decision.reads));
         let signals = if blocked.is_empty() { &self.signals } else { &blocked };
         Record {
             request_id: self.request_id,
+            trace_id,
             time: self.arrived,
             revision: self.tenant.as_ref().map_or_else(|| "".into(), |tenant| Arc::clone(&tenant.revision)),
             tenant: self.tenant_name.clone(),
@@ -352,7 +412,7 @@ impl Notes {
             peak_memory: self.usage.peak_memory,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            start: instance.then_some(if self.usage.cold { Start::Cold } else { Start::Warm }),
+            start: self.start(shed),
         }
     }
 

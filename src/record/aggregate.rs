@@ -239,6 +239,7 @@ mod tests {
     fn refusal(client: IpAddr, ms: u64) -> Refusal {
         Refusal {
             request_id: RequestId::new(ms, 0),
+            trace_id: None,
             time: SystemTime::UNIX_EPOCH + Duration::from_millis(ms),
             client,
             status: 401,

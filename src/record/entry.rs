@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::SystemTime};
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use super::time::Rfc3339;
+use super::{time::Rfc3339, trace::TraceId};
 use crate::id::{FunctionName, RequestId, TenantName};
 
 /// One invocation, allowed or not, of a caller who proved who they are.
@@ -16,6 +16,9 @@ pub struct Record {
     /// The id that the reply bears.
     #[serde(serialize_with = "displayed")]
     pub request_id: RequestId,
+    /// The trace that its spans are in, if it is traced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<TraceId>,
     /// When the request arrived.
     #[serde(serialize_with = "rfc3339")]
     pub time: SystemTime,
@@ -224,6 +227,8 @@ impl Outcome {
 pub struct Refusal {
     /// The id that the reply bears.
     pub request_id: RequestId,
+    /// The trace that its spans are in, if it is traced.
+    pub trace_id: Option<TraceId>,
     /// When the request arrived.
     pub time: SystemTime,
     /// The peer; counted by its /24 or /48.
@@ -295,6 +300,8 @@ impl Refusal {
         struct Written<'a> {
             #[serde(serialize_with = "displayed")]
             request_id: RequestId,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            trace_id: Option<TraceId>,
             #[serde(serialize_with = "rfc3339")]
             time: SystemTime,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -315,6 +322,7 @@ impl Refusal {
             "refused",
             &Written {
                 request_id: self.request_id,
+                trace_id: self.trace_id,
                 time: self.time,
                 tenant: self.tenant.as_ref(),
                 client: self.client,
@@ -411,6 +419,7 @@ pub(super) mod tests {
     pub(in crate::record) fn record(tenant: &str, n: u64) -> Record {
         Record {
             request_id: RequestId::new(1_760_000_000_000 + n, u128::from(n)),
+            trace_id: None,
             time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_760_000_000_000 + n),
             revision: "r-1".into(),
             tenant: tenant.parse().unwrap(),
@@ -487,6 +496,7 @@ pub(super) mod tests {
     fn a_refusal_has_no_field_for_what_the_client_sent() {
         let refusal = Refusal {
             request_id: RequestId::new(1, 2),
+            trace_id: None,
             time: SystemTime::UNIX_EPOCH,
             client: "192.0.2.1".parse().unwrap(),
             status: 401,

@@ -31,6 +31,7 @@ pub struct Metrics {
     turned_away: Family<KindLabel, Counter>,
     evaluation_errors: Family<TenantLabel, Counter>,
     caches: Family<CacheLabels, Counter>,
+    traces_dropped: Family<KindLabel, Counter>,
     audit_queue_depth: Gauge,
     audit_errors: Counter,
     audit_head: Gauge,
@@ -142,6 +143,7 @@ impl Metrics {
             turned_away: Family::default(),
             evaluation_errors: Family::default(),
             caches: Family::default(),
+            traces_dropped: Family::default(),
             audit_queue_depth: Gauge::default(),
             audit_errors: Counter::default(),
             audit_head: Gauge::default(),
@@ -184,6 +186,11 @@ impl Metrics {
             self.evaluation_errors.clone(),
         );
         registry.register("cache_lookups", "Lookups in caches", self.caches.clone());
+        registry.register(
+            "traces_dropped",
+            "Traced invocations whose spans did not reach the collector, by kind",
+            self.traces_dropped.clone(),
+        );
         registry.register(
             "audit_queue_depth",
             "Audit records waiting to be written",
@@ -246,6 +253,11 @@ impl Metrics {
     /// A connection was refused before its first request, or cut; `kind` is a word of ours.
     pub fn turned_away(&self, kind: &'static str) {
         self.turned_away.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    /// Spans of so many invocations were lost; `kind` is a word of ours.
+    pub fn trace_dropped(&self, kind: &'static str, invocations: u64) {
+        self.traces_dropped.get_or_create(&KindLabel { kind }).inc_by(invocations);
     }
 
     /// A decision was denied because a policy failed to evaluate.

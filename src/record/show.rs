@@ -36,6 +36,20 @@ pub struct Filter {
     pub limit: Option<usize>,
 }
 
+impl Filter {
+    /// Whether a record fits, but for the limit.
+    pub(super) fn fits(&self, value: &Value) -> bool {
+        let Self { tenant, function, request_id, since, limit: _ } = self;
+        let is = |field: &str, wanted: Option<&str>| {
+            wanted.is_none_or(|wanted| value.get(field).and_then(Value::as_str) == Some(wanted))
+        };
+        is("tenant", tenant.as_ref().map(TenantName::as_str))
+            && is("function", function.as_ref().map(FunctionName::as_str))
+            && request_id.is_none_or(|id| is("request_id", Some(&id.to_string())))
+            && since.is_none_or(|since| time_of(value) >= Rfc3339(since).to_string().as_str())
+    }
+}
+
 /// One record, for a person or a program.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shown {
@@ -52,8 +66,8 @@ pub fn show(
 ) -> Result<Box<dyn Iterator<Item = Result<Shown, AuditError>>>, AuditError> {
     let limit = filter.limit;
     let [first, second] = CHAINS;
-    let open = |name| Ok::<_, AuditError>(Lines::open(dir, name, filter.clone())?.peekable());
-    let mut shown = Merged { chains: [open(first)?, open(second)?] };
+    let mut shown =
+        Merged::new([Lines::open(dir, first, filter.clone())?, Lines::open(dir, second, filter)?]);
     let Some(limit) = limit else { return Ok(Box::new(shown)) };
     let mut newest = VecDeque::new();
     shown.try_for_each(|record| {
@@ -88,6 +102,11 @@ pub fn extract(dir: &Path, tenant: &TenantName, out: &mut impl Write) -> Result<
 }
 
 impl Shown {
+    /// What kind of record it is, such as `invocation`.
+    pub fn kind(&self) -> &str {
+        self.value.get("kind").and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// The record as JSON on one line, safe for a terminal.
     pub fn json(&self) -> String {
         escape_controls(&self.value.to_string()).into_owned()
@@ -156,6 +175,9 @@ impl Shown {
         for policy in policies.into_iter().flatten().filter_map(Value::as_str) {
             let _ = write!(text, " {policy}");
         }
+        if let Some(trace) = field("/trace_id").and_then(Value::as_str) {
+            let _ = write!(text, " trace={trace}");
+        }
         for pointer in ["/outcome/reason", "/outcome/detail"] {
             if let Some(reason) = field(pointer).and_then(Value::as_str) {
                 let _ = write!(text, ": {reason}");
@@ -190,7 +212,6 @@ pub fn escape_controls(text: &str) -> Cow<'_, str> {
 struct Lines {
     chain: &'static str,
     filter: Filter,
-    since: Option<String>,
     segments: std::vec::IntoIter<Segment>,
     reader: Option<BufReader<File>>,
     line: Vec<u8>,
@@ -210,14 +231,7 @@ impl Lines {
                 .count();
             segments.drain(..old);
         }
-        Ok(Self {
-            chain,
-            since: filter.since.map(|since| Rfc3339(since).to_string()),
-            filter,
-            segments: segments.into_iter(),
-            reader: None,
-            line: Vec::new(),
-        })
+        Ok(Self { chain, filter, segments: segments.into_iter(), reader: None, line: Vec::new() })
     }
 
     fn next_line(&mut self) -> io::Result<bool> {
@@ -232,18 +246,6 @@ impl Lines {
             self.reader = Some(BufReader::with_capacity(READ_BYTES, File::open(&segment.path)?));
         }
     }
-
-    fn fits(&self, value: &Value) -> bool {
-        let Filter { tenant, function, request_id, .. } = &self.filter;
-        let is = |field: &str, wanted: Option<&str>| {
-            wanted.is_none_or(|wanted| value.get(field).and_then(Value::as_str) == Some(wanted))
-        };
-        let request_id = request_id.map(|id| id.to_string());
-        is("tenant", tenant.as_ref().map(TenantName::as_str))
-            && is("function", function.as_ref().map(FunctionName::as_str))
-            && is("request_id", request_id.as_deref())
-            && self.since.as_deref().is_none_or(|since| time_of(value) >= since)
-    }
 }
 
 impl Iterator for Lines {
@@ -257,7 +259,7 @@ impl Iterator for Lines {
                 Err(source) => return Some(Err(AuditError::read(Path::new(self.chain), source))),
             }
             if let Ok(value) = serde_json::from_slice(&self.line)
-                && self.fits(&value)
+                && self.filter.fits(&value)
             {
                 return Some(Ok(Shown { chain: self.chain, value }));
             }
@@ -266,20 +268,43 @@ impl Iterator for Lines {
 }
 
 /// Two chains in order of time.
-struct Merged {
-    chains: [Peekable<Lines>; 2],
+pub(super) struct Merged<I: Iterator> {
+    chains: [Peekable<I>; 2],
 }
 
-impl Iterator for Merged {
-    type Item = Result<Shown, AuditError>;
+impl<I: Iterator> Merged<I> {
+    pub(super) fn new(chains: [I; 2]) -> Self {
+        Self { chains: chains.map(Iterator::peekable) }
+    }
+}
+
+impl<I: Iterator<Item: Timed>> Iterator for Merged<I> {
+    type Item = I::Item;
 
     fn next(&mut self) -> Option<Self::Item> {
         let [first, second] = &mut self.chains;
-        match (first.peek(), second.peek()) {
-            (Some(Ok(a)), Some(Ok(b))) if time_of(&b.value) < time_of(&a.value) => second.next(),
+        match (first.peek().map(Timed::time), second.peek().map(Timed::time)) {
+            (Some(Some(a)), Some(Some(b))) if b < a => second.next(),
             (None, _) => second.next(),
             _ => first.next(),
         }
+    }
+}
+
+/// What has a place in the order of time; an error has none.
+pub(super) trait Timed {
+    fn time(&self) -> Option<&str>;
+}
+
+impl Timed for Shown {
+    fn time(&self) -> Option<&str> {
+        Some(time_of(&self.value))
+    }
+}
+
+impl<E> Timed for Result<Shown, E> {
+    fn time(&self) -> Option<&str> {
+        self.as_ref().ok().and_then(Timed::time)
     }
 }
 

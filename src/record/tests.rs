@@ -100,6 +100,7 @@ fn at(seconds: u64) -> SystemTime {
 fn refusal(client: IpAddr, seconds: u64) -> Refusal {
     Refusal {
         request_id: RequestId::new(seconds * 1000, 7),
+        trace_id: None,
         time: at(seconds),
         client,
         status: 401,
@@ -836,4 +837,54 @@ fn a_report_reads_well() {
     acme: 3 records (1 to 3), tail not anchored
       extract:4: the line cannot be read: it was edited or inserted
     ");
+}
+
+#[tokio::test]
+async fn what_follows_is_whole_lines_of_both_chains_and_none_is_lost_where_segments_end_or_go() {
+    let world = World::new();
+    let log =
+        world.open_with(Options { retain: Retain { bytes: Some(40 << 10), age: None }, ..small_segments() });
+    let numbers = |shown: Vec<Shown>| {
+        let of = |shown: &Shown| shown.value["request_id"].as_str().map(str::to_owned);
+        shown.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let id = |n| record("acme", n).request_id.to_string();
+    fill(&log, 3).await;
+    let (newest, mut follow) =
+        Follow::open(&world.path(), Filter { limit: Some(2), ..Filter::default() }).unwrap();
+    assert_eq!(numbers(newest), [id(1), id(2)]);
+    assert_eq!(follow.turn().unwrap(), []);
+
+    // Long before its record follows: refusals of another chain come where their time says.
+    log.refused_unauthenticated(refusal("192.0.2.9".parse().unwrap(), 0)).await;
+    log.append(record("acme", 3)).await.unwrap();
+    let told = follow.turn().unwrap();
+    assert_eq!(told.iter().map(Shown::kind).collect::<Vec<_>>(), ["refused", "invocation"]);
+
+    // Segments end, and the oldest go before they were read; what is open is read to its end all the same.
+    for n in 4..60 {
+        log.append(record("acme", n)).await.unwrap();
+    }
+    let open = world.segments()[0].clone();
+    let held = Segment::list(&world.path().join(INVOCATIONS)).unwrap()[0].first_seq;
+    log.tick(at(120)).await.unwrap();
+    assert!(!open.exists(), "retention removed the segment that is followed");
+    let first = Segment::list(&world.path().join(INVOCATIONS)).unwrap()[0].first_seq;
+    let told = numbers(follow.turn().unwrap());
+    let lost = told.windows(2).filter(|pair| pair[0] > pair[1]).count();
+    assert_eq!((held, lost), (1, 0), "in order");
+    assert!(first > held && told.first() == Some(&id(4)) && told.last() == Some(&id(59)), "{told:?}");
+
+    // A line is told once it is whole.
+    drop(log);
+    let path = world.segments().last().unwrap().clone();
+    let whole = fs::read(&path).unwrap();
+    let mut lines = whole.split_inclusive(|byte| *byte == b'\n');
+    let line = lines.rfind(|line| line.windows(10).any(|part| part == b"invocation")).unwrap();
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    let (head, tail) = line.split_at(50);
+    file.write_all(head).unwrap();
+    assert_eq!(follow.turn().unwrap(), []);
+    file.write_all(tail).unwrap();
+    assert_eq!(numbers(follow.turn().unwrap()), [id(59)]);
 }

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -18,7 +18,10 @@ use crate::{
     event,
     http::health::{self, Mode},
     pipeline::{Blocks, Builder, FaultyPlatform, Gateway},
-    record::{self, AuditError, AuditLog, CheckpointKey, Metrics},
+    record::{
+        self, AuditError, AuditLog, CheckpointKey, Metrics,
+        trace::{ExportError, TraceSettings, Traces},
+    },
     sandbox::{self, AdmissionLimits, CompileLimits, PoolLimits, Sandbox, Settings},
     site::{
         PlatformSources, Site,
@@ -47,6 +50,8 @@ pub struct Options {
     pub mode: Mode,
     /// Whether any fault keeps it from starting.
     pub strict: bool,
+    /// Where traces go; nowhere by default.
+    pub traces: Option<TraceSettings>,
 }
 
 impl Options {
@@ -60,6 +65,7 @@ impl Options {
             data: None,
             mode: Mode::Production,
             strict: false,
+            traces: None,
         }
     }
 }
@@ -97,6 +103,9 @@ pub enum StartError {
     /// Keys of dev issuers.
     #[error(transparent)]
     DevIssuer(#[from] authn::dev::MintError),
+    /// The collector of traces.
+    #[error(transparent)]
+    Traces(#[from] ExportError),
     /// The key that signs checkpoints.
     #[error("the checkpoint key `{path}` cannot be used")]
     CheckpointKey {
@@ -122,6 +131,7 @@ pub struct Running {
     pub reload: Trigger,
     tls: Arc<rustls::ServerConfig>,
     shutdown: Shutdown,
+    drain: Duration,
     server: JoinHandle<()>,
     helpers: Vec<JoinHandle<()>>,
 }
@@ -132,8 +142,10 @@ impl Running {
         Arc::clone(&self.tls)
     }
 
-    /// Not ready any more; requests in flight finish within the drain time, then the audit log is closed.
+    /// Not ready any more; requests in flight finish within the drain time, then the audit log is closed, and what is left
+    /// of that time is for traces that were not sent yet.
     pub async fn stop(self) {
+        let until = Instant::now() + self.drain;
         self.gateway.begin_closing();
         self.shutdown.begin();
         if let Err(error) = self.server.await {
@@ -144,6 +156,9 @@ impl Running {
         }
         if let Err(error) = self.gateway.audit().close(SystemTime::now()).await {
             error!(%error, "the audit log was not closed properly");
+        }
+        if let Some(traces) = self.gateway.traces() {
+            traces.close(until.saturating_duration_since(Instant::now()).max(FLUSH_AT_LEAST)).await;
         }
     }
 }
@@ -202,7 +217,9 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     for tenant in revision.serving() {
         tenant.authenticator.start(&tokio::runtime::Handle::current());
     }
-    let gateway = Gateway::new(revision, audit, metrics, Arc::clone(&builder.sandbox), blocks);
+    let traces = options.traces.clone().map(|settings| Traces::start(settings, Arc::clone(&metrics)));
+    let traces = traces.transpose()?;
+    let gateway = Gateway::new(revision, audit, metrics, Arc::clone(&builder.sandbox), blocks, traces);
 
     let listener = bind(listen, "the data plane").await?;
     let ops = bind(ops_listen, "the ops listener").await?;
@@ -240,9 +257,10 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         tokio::spawn(super::blocking::watch(Arc::clone(&gateway), options.site.clone())),
         tokio::spawn(reloader.run()),
     ];
+    let drain = bounds.drain;
     let server = tokio::spawn(server.serve(shutdown.clone()));
     info!(%address, ops.address = %ops_address, revision = %gateway.revision().id(), "serving");
-    Ok(Running { address, ops_address, gateway, diagnostics, reload, tls, shutdown, server, helpers })
+    Ok(Running { address, ops_address, gateway, diagnostics, reload, tls, shutdown, drain, server, helpers })
 }
 
 /// What local work needs; nothing in earnest.
@@ -424,6 +442,8 @@ impl Reloader {
     }
 }
 
+/// For the last traces, though connections took the whole drain time.
+const FLUSH_AT_LEAST: Duration = Duration::from_secs(1);
 /// How often the audit log looks at what is due.
 const AUDIT_TICK: Duration = Duration::from_secs(1);
 /// What a cached token weighs about, in bytes: the unit of `[cache] tokens`.

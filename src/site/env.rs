@@ -7,6 +7,12 @@ pub fn log_filter() -> Option<String> {
     variable("SANDGATE_LOG")
 }
 
+/// A variable of OpenTelemetry's, such as `OTEL_EXPORTER_OTLP_ENDPOINT`: `record::trace` knows what they mean. (The library that
+/// sends reads those of the sender itself too, and finds what it was told already.)
+pub fn open_telemetry(name: &'static str) -> Option<String> {
+    if name.starts_with("OTEL_") { variable(name) } else { None }
+}
+
 /// Whether reports on standard error are coloured: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
 pub fn colour() -> bool {
     std::io::stderr().is_terminal() && variable("NO_COLOR").is_none()

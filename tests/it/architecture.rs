@@ -28,10 +28,13 @@ const DOORS: &[(&str, &[&str])] = &[
     ("libinjectionrs", &["event"]),
     ("notify", &["site"]),
     ("prometheus_client", &["record"]),
-    // Key sets are fetched by a client whose TLS has to be told its provider.
-    ("rustls", &["tls", "server", "authn::fetch"]),
+    // Key sets are fetched, and traces sent, by a client whose TLS has to be told its provider.
+    ("rustls", &["tls", "server", "authn::fetch", "record::trace::export"]),
     ("tokio_rustls", &["tls", "server", "authn::fetch"]),
-    ("reqwest", &["authn::fetch"]),
+    ("reqwest", &["authn::fetch", "record::trace::export"]),
+    ("opentelemetry", &["record::trace"]),
+    ("opentelemetry_sdk", &["record::trace"]),
+    ("opentelemetry_otlp", &["record::trace"]),
     ("x509_parser", &["tls"]),
 ];
 

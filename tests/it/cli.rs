@@ -41,6 +41,7 @@ fn every_help_has_a_purpose_its_defaults_and_an_example() {
         &["openapi"],
         &["audit", "verify"],
         &["audit", "show"],
+        &["logs"],
         &["block"],
         &["unblock"],
         &["corpus"],
@@ -400,6 +401,86 @@ fn function_inspect_says_what_a_component_is() {
     let (code, out, _) = sandgate(&["function", "inspect", hello.to_str().unwrap()]);
     assert_eq!(code, 0);
     assert!(out.contains("sandgate:function"), "{out}");
+}
+
+/// Hands on what a command prints, line by line, until nobody listens: then it is a closed pipe.
+struct Lines(tokio::sync::mpsc::UnboundedSender<String>, Vec<u8>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.1.extend_from_slice(bytes);
+        while let Some(end) = self.1.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.1.drain(..=end).collect();
+            let line = String::from_utf8(line).unwrap();
+            self.0.send(line).map_err(|_| std::io::ErrorKind::BrokenPipe)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.0.is_closed() { Err(std::io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn logs_go_on_with_what_is_called_after_they_began_and_over_segments() {
+    let world = World::with("echo", &crate::guest::echo())
+        .file("sandgate.toml", "[audit]\nsegment = \"64KiB\"\n")
+        .start()
+        .await;
+    let id_of = |reply: &crate::client::Reply| reply.header("sandgate-request-id").unwrap().to_owned();
+    let before = id_of(&world.invoke("acme/echo").send().await);
+    let other = id_of(&world.invoke("acme/other").send().await);
+    let site = world.path().to_str().unwrap().to_owned();
+
+    let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    let args = ["sandgate", "logs", "--follow", "--json", "--tenant", "acme", "--site", &site];
+    let args: Vec<std::ffi::OsString> = args.into_iter().map(Into::into).collect();
+    let followed = tokio::task::spawn_blocking(move || {
+        sandgate::cli::run(args, &mut Lines(sender, Vec::new()), &mut Vec::new())
+    });
+    let mut next = async || {
+        let line = tokio::time::timeout(crate::client::PATIENCE, lines.recv()).await;
+        let line: serde_json::Value = serde_json::from_str(&line.expect("a line in time").unwrap()).unwrap();
+        line["request_id"].as_str().unwrap().to_owned()
+    };
+    assert_eq!([next().await, next().await], [before, other.clone()]);
+
+    // Some 700 bytes each: over the end of the first segment.
+    let mut called = Vec::new();
+    for _ in 0..100 {
+        called.push(id_of(&world.invoke("acme/echo").send().await));
+    }
+    called.push(id_of(&world.invoke("acme/echo").bearer("expired").send().await));
+    let segments = fs::read_dir(world.path().join(".sandgate/audit/invocations")).unwrap().count();
+    assert!(segments > 1, "the calls fill more than one segment");
+    let mut told = Vec::new();
+    for _ in &called {
+        told.push(next().await);
+    }
+    // Refusals have a chain of their own, so the last may be told a turn before those of the other chain.
+    called.sort();
+    told.sort();
+    assert_eq!(told, called);
+    drop(lines);
+    assert_eq!(followed.await.unwrap(), 0, "a closed pipe is no fault");
+
+    let once = move |args: Vec<String>| {
+        let site = site.clone();
+        tokio::task::spawn_blocking(move || {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            sandgate(&[&["logs", "--site", &site], &args[..]].concat())
+        })
+    };
+    let args = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
+    let (code, out, _) = once(args(&["--request", &other])).await.unwrap();
+    assert_eq!((code, out.lines().count()), (0, 1), "{out}");
+    assert!(out.contains(&format!(" 404 not_found acme/other acme/alice {other} at authorize")), "{out}");
+    let (code, out, _) = once(args(&["--function", "echo", "--lines", "3"])).await.unwrap();
+    assert_eq!((code, out.lines().count()), (0, 3), "{out}");
+    assert!(out.lines().all(|line| line.contains(" 200 ok acme/echo ")), "{out}");
+    let (code, out, _) = once(args(&["--tenant", "nobody"])).await.unwrap();
+    assert_eq!((code, out.as_str()), (1, ""));
 }
 
 #[tokio::test]

@@ -37,9 +37,11 @@ mod oracle;
 mod outcomes;
 #[cfg(feature = "portable")]
 mod portable;
+mod production;
 mod reload;
 mod storm;
 mod tls;
 mod token;
+mod traces;
 mod whole;
 mod world;
