@@ -458,6 +458,9 @@ mod tests {
         keep-resident = "64KiB"
         # Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
         component = "32MiB"
+        # Whether components of `wasi:http/proxy` 0.2 are served. They reach no more than others, but more of the engine
+        # stands behind what they reach; a site that has none may say no.
+        portable = true
         # Memory of the process that compiles one component, 64MiB to 64GiB: an interpreter of a scripting language takes 400 MiB.
         compile-memory = "1GiB"
         # Processor time of that process, 1s to 1h: such an interpreter takes 10 s.
