@@ -20,7 +20,11 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method, header::AUTHORIZATION};
 use sandgate::{
-    authn::{Authenticator, DEFAULT_TOKEN_CACHE_BYTES, DevKeys, Head, KeyFetch, Received, Shared},
+    authn::{
+        Authenticator, AuthnError, DEFAULT_TOKEN_CACHE_BYTES, DevKeys, Head, KeyFetch, ProofError, Received,
+        Shared,
+        client::{ClientKey, ProofRequest},
+    },
     id::RequestId,
     site::{diagnostic::Source, tenant::RawTenant},
 };
@@ -72,15 +76,18 @@ fn issuers() -> [(&'static str, Value, Sign); 3] {
     ]
 }
 
-fn token(algorithm: &str, sign: &Sign) -> String {
+fn token(algorithm: &str, sign: &Sign, bound_to: Option<&str>) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
     let header = json!({"alg": algorithm, "typ": "at+jwt", "kid": algorithm});
-    let claims = json!({
+    let mut claims = json!({
         "iss": "https://idp.acme.example", "aud": "https://gate.example/acme", "sub": "alice", "iat": now,
         "exp": now + 3600, "jti": "73WakrfVbNJBaAmhQtEeDv", "client_id": "K1AUPhZq8mRi0Q0pjhkfu1D7y6KjDQja",
         "roles": ["billing", "support", "admin"], "scope": "openid profile read:invoices create:invoices",
         "department": "finance", "name": "Alice Liddell", "email": "alice@acme.example",
     });
+    if let Some(thumbprint) = bound_to {
+        claims["cnf"] = json!({ "jkt": thumbprint });
+    }
     let message = format!(
         "{}.{}",
         URL_SAFE_NO_PAD.encode(header.to_string()),
@@ -90,20 +97,26 @@ fn token(algorithm: &str, sign: &Sign) -> String {
     format!("{message}.{signature}")
 }
 
-fn authenticator(keys: &Value, cache_bytes: u64) -> Authenticator {
-    let raw: RawTenant = toml::from_str(TENANT).expect("a tenant");
-    let source = Source::new("policies/acme/tenant.toml", TENANT);
+fn authenticator(keys: &Value, cache_bytes: u64, binding: &str) -> Authenticator {
+    let text = format!("{TENANT}binding = \"{binding}\"\n");
+    let raw: RawTenant = toml::from_str(&text).expect("a tenant");
+    let source = Source::new("policies/acme/tenant.toml", text);
+    let origin = "https://gate.example".parse().expect("an origin");
     let shared = Shared::new(cache_bytes, KeyFetch::default());
     let files = |name: &str| Some(Source::new(name, keys.to_string()));
     let tenant = "acme".parse().expect("a name");
     let (authenticator, found) =
-        Authenticator::compile(&tenant, &raw, &source, &files, DevKeys::Refused, None, &shared);
+        Authenticator::compile(&tenant, &raw, &source, &files, DevKeys::Refused, Some(&origin), &shared);
     authenticator.unwrap_or_else(|| panic!("{found:?}"))
 }
 
-fn received(token: &str) -> Received<()> {
+fn received(token: &str, proof: Option<&str>) -> Received<()> {
     let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}")).expect("a header"));
+    let scheme = if proof.is_some() { "DPoP" } else { "Bearer" };
+    headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("{scheme} {token}")).expect("a header"));
+    if let Some(proof) = proof {
+        headers.insert("dpop", HeaderValue::try_from(proof).expect("a header"));
+    }
     Received {
         request_id: RequestId::new(0, 0),
         tenant: "acme".parse().expect("a name"),
@@ -116,6 +129,7 @@ fn received(token: &str) -> Received<()> {
             client: Ipv4Addr::LOCALHOST.into(),
             tls: "1.3",
             client_certificate: None,
+            host: None,
             path: "/acme/echo".to_owned(),
             now: SystemTime::now(),
         },
@@ -138,23 +152,46 @@ fn verify(criterion: &mut Criterion) {
     let keys = json!({ "keys": keys });
     // A cache without room keeps nothing: every request is the first.
     let caches = [
-        ("cold", Arc::new(authenticator(&keys, 0))),
-        ("warm", Arc::new(authenticator(&keys, DEFAULT_TOKEN_CACHE_BYTES))),
+        ("cold", Arc::new(authenticator(&keys, 0, "none"))),
+        ("warm", Arc::new(authenticator(&keys, DEFAULT_TOKEN_CACHE_BYTES, "none"))),
     ];
     let mut group = criterion.benchmark_group("authn");
     group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
     for (cache, authenticator) in caches {
         for (algorithm, _, sign) in &issuers {
-            let token = token(algorithm, sign);
+            let token = token(algorithm, sign, None);
             group.bench_function(format!("{cache}/{algorithm}"), |bencher| {
                 bencher.iter_batched(
-                    || received(&token),
+                    || received(&token, None),
                     |received| runtime.block_on(authenticator.authenticate(received)).expect("a caller"),
                     BatchSize::SmallInput,
                 );
             });
         }
     }
+    // The token is kept, the proof is another for each call: its signature, and all that it is held against.
+    let bound = authenticator(&keys, DEFAULT_TOKEN_CACHE_BYTES, "dpop");
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = ClientKey::open_or_create(&folder.path().join("client.pem")).expect("a key");
+    let (algorithm, _, sign) = &issuers[1];
+    let token = token(algorithm, sign, Some(&key.thumbprint()));
+    let proof = |nonce: Option<&str>| {
+        let url = "https://gate.example/acme/echo";
+        let asked = ProofRequest { method: "POST", url, token: &token, nonce, now: SystemTime::now() };
+        received(&token, Some(&key.prove(&asked).expect("a proof")))
+    };
+    let nonce = || match runtime.block_on(bound.authenticate(proof(None))) {
+        Err(AuthnError::Proof(ProofError::Nonce { fresh })) => fresh,
+        other => panic!("{other:?}"),
+    };
+    group.bench_function("warm/ES256 + DPoP proof ES256", |bencher| {
+        let nonce = nonce();
+        bencher.iter_batched(
+            || proof(Some(&nonce)),
+            |received| runtime.block_on(bound.authenticate(received)).expect("a caller"),
+            BatchSize::SmallInput,
+        );
+    });
     let (tenant, raw) =
         ("acme".parse().expect("a name"), toml::from_str::<RawTenant>(TENANT).expect("a tenant"));
     let source = Source::new("policies/acme/tenant.toml", TENANT);

@@ -37,6 +37,7 @@ fn main() {
 async fn measure() {
     let site = tempfile::tempdir().expect("a folder");
     copy_sample(site.path());
+    sandgate::sandbox::CompilerCommand::set_default(env!("CARGO_BIN_EXE_sandgate"));
     let gate = start(Options { mode: Mode::Development, ..Options::local(site.path()) })
         .await
         .expect("the sample starts");

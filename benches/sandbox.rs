@@ -17,14 +17,19 @@ use minted::Minted;
 use rustix::time::{ClockId, clock_gettime};
 use sandgate::{
     event::{ReplyRules, Validated},
-    sandbox::{Limits, PoolLimits, Runner, Sandbox, Settings, Usage},
+    sandbox::{CompilerCommand, Limits, PoolLimits, Runner, Sandbox, Settings, Usage},
 };
 use tokio::runtime::Runtime;
 
 const HELLO: &str = include_str!("../functions/acme/hello/hello.wat");
 
+/// The components of a bench are compiled by the program that is measured.
+fn settings() -> Settings {
+    Settings { compiler: CompilerCommand::at(env!("CARGO_BIN_EXE_sandgate")), ..Settings::default() }
+}
+
 fn runner(pool: PoolLimits, component: &str) -> Runner {
-    let sandbox = Sandbox::start(&Settings { pool, ..Settings::default() }).expect("a sandbox");
+    let sandbox = Sandbox::start(&Settings { pool, ..settings() }).expect("a sandbox");
     let component = sandbox.admit(component.as_bytes(), None).expect("a component");
     sandbox.runner(minted::function(), component, Limits::default())
 }
@@ -169,6 +174,23 @@ fn contended(c: &mut Criterion) {
     group.finish();
 }
 
+/// A process started, the component compiled, the answer checked and loaded.
+fn compile(c: &mut Criterion) {
+    let sandbox = Sandbox::start(&settings()).expect("a sandbox");
+    let mut n = 0;
+    c.bench_function("compile process, hello", |b| {
+        b.iter_batched(
+            // Other bytes each time: equal ones are compiled once.
+            || {
+                n += 1;
+                format!("{HELLO};; {n}")
+            },
+            |text| black_box(sandbox.admit(text.as_bytes(), None).expect("a component")),
+            BatchSize::PerIteration,
+        )
+    });
+}
+
 /// The first call of a function whose artefact is stored.
 fn cold(c: &mut Criterion) {
     let (runtime, (minted, replies)) = (runtime(), Minted::new(SCHEMA));
@@ -176,7 +198,7 @@ fn cold(c: &mut Criterion) {
     for (name, text) in [("hello", HELLO.as_bytes().to_vec()), ("artefact of 1 MiB", large())] {
         let dir = tempfile::tempdir().expect("a folder");
         let data_dir = Some(dir.path().to_owned());
-        let sandbox = Sandbox::start(&Settings { data_dir, ..Settings::default() }).expect("a sandbox");
+        let sandbox = Sandbox::start(&Settings { data_dir, ..settings() }).expect("a sandbox");
         drop(sandbox.admit(&text, None).expect("a component"));
         let stored: u64 = std::fs::read_dir(dir.path().join("artefacts"))
             .expect("artefacts")
@@ -206,6 +228,6 @@ fn cold(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = fresh, contended, cold
+    targets = fresh, contended, cold, compile
 }
 criterion_main!(benches);

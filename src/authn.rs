@@ -8,14 +8,14 @@
 //! *generation* is another number for each set ever read; a *verdict* is what is kept of a token once it was verified.
 //!
 //! How a token is read:
-//! 1. [`bearer`]: found in the one `Authorization` header, bounded, decoded strictly. Of its claims only `iss` is read, to
-//!    choose the record ([`bearer::UnverifiedIssuer`]).
+//! 1. `bearer`: found in the one `Authorization` header, bounded, decoded strictly. Of its claims only `iss` is read, to
+//!    choose the record (`bearer::UnverifiedIssuer`).
 //! 2. The record gives the key set, the header's `kid` the key, the key its one algorithm. jsonwebtoken verifies the
 //!    signature, `exp`, `nbf`, `iss` and `aud` by a `Validation` made for that algorithm.
-//! 3. [`claims`]: the rest, with what the crate leaves alone.
-//! 4. [`cache`]: a good verdict is kept. `exp`, `nbf`, revocation and the key set are looked at on every request.
-//! 5. [`binding`]: the request comes from whom the token is bound to, by its connection's certificate or by a proof ([`dpop`],
-//!    with [`nonce`] and [`replay`]). Asked on every request too.
+//! 3. `claims`: the rest, with what the crate leaves alone.
+//! 4. `cache`: a good verdict is kept. `exp`, `nbf`, revocation and the key set are looked at on every request.
+//! 5. `binding`: the request comes from whom the token is bound to, by its connection's certificate or by a proof (`dpop`,
+//!    with `nonce` and `replay`). Asked on every request too.
 //!
 //! INVARIANT (Evidence): an [`Authenticated`] is made by [`Authenticator::authenticate`] only.
 //! INVARIANT (Bounded): token, key id, claims, key sets, cache and revocations have their constants beside their use.
@@ -83,7 +83,7 @@ use crate::{
     },
 };
 use bearer::{BearerToken, OpenToken};
-use binding::Demand;
+use binding::{Binding, Demand};
 use cache::{TokenCache, TokenKey};
 use claims::Verified;
 use compile::Compiler;
@@ -221,6 +221,14 @@ impl Authenticator {
     /// Whether it takes tokens of an issuer whose key lies in `certs/dev/`.
     pub fn has_dev_issuer(&self) -> bool {
         self.records.iter().any(|record| record.dev)
+    }
+
+    /// The schemes under which its tokens come (`Bearer`, `DPoP`), each once.
+    pub fn schemes(&self) -> Vec<&'static str> {
+        let by_proof = |record: &&IssuerRecord| matches!(record.binding, Binding::Dpop(_));
+        let dpop = self.records.iter().filter(by_proof).count();
+        let bearer = (dpop == 0 || dpop < self.records.len()).then_some("Bearer");
+        bearer.into_iter().chain((dpop > 0).then_some("DPoP")).collect()
     }
 
     /// Keeps remote key sets fresh in the background until this is dropped: a task for each, asleep until its issuer's first

@@ -1,10 +1,12 @@
 //! The command line: one file a command. A command writes what it found to `out`, what went wrong to `err`.
 
 mod audit;
+mod block;
 mod check;
 mod compile_component;
 mod corpus;
 mod dev;
+mod doctor;
 mod function;
 mod openapi;
 mod policy;
@@ -52,7 +54,10 @@ enum Command {
     Openapi(openapi::Openapi),
     #[command(subcommand)]
     Audit(audit::Audit),
+    Block(block::Block),
+    Unblock(block::Unblock),
     Corpus(corpus::Corpus),
+    Doctor(doctor::Doctor),
     #[command(hide = true)]
     CompileComponent(compile_component::CompileComponent),
 }
@@ -93,7 +98,10 @@ pub fn run(
         Command::Function(command) => command.run(out),
         Command::Openapi(command) => command.run(out),
         Command::Audit(command) => command.run(out),
+        Command::Block(command) => command.run(out),
+        Command::Unblock(command) => command.run(out),
         Command::Corpus(command) => command.run(out),
+        Command::Doctor(command) => command.run(out),
         Command::CompileComponent(command) => command.run(out),
     };
     match ended {

@@ -9,6 +9,9 @@
 //! **Closed** (no schema, no body; no query schema, no query), **Bounded** ([`JsonLimits`], [`BodyBounds`]), **Once** (an
 //! event's text is parsed here and not again).
 
+mod author;
+mod cloudevents;
+mod content;
 pub mod corpus;
 mod error;
 pub mod fuzz;

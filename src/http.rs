@@ -5,13 +5,14 @@ mod cors;
 pub mod head;
 pub mod headers;
 pub mod health;
+mod named;
 pub mod openapi;
 pub mod problem;
 pub mod route;
 
 use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, task::Poll, time::SystemTime};
 
-use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -20,6 +21,7 @@ use tracing::error;
 use self::{
     head::BadHead,
     problem::{Code, Problem},
+    route::{Route, RouteError},
 };
 use crate::{
     authn::{CertificateThumbprint, Head, Received},
@@ -28,10 +30,12 @@ use crate::{
     pipeline::{Gateway, Journal, Refusal},
     record,
     sandbox::Outcome,
+    site::host::HostName,
+    tls::Host,
 };
 
 /// The other end of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Peer {
     /// Its address; one from an IPv4 socket in IPv4 form.
     pub client: IpAddr,
@@ -39,6 +43,10 @@ pub struct Peer {
     pub tls: &'static str,
     /// Its certificate, where it was asked for one and has proven to own it.
     pub certificate: Option<CertificateThumbprint>,
+    /// The name that it opened the connection for, in lower case (SNI).
+    pub server_name: Option<Arc<str>>,
+    /// The tenant's host of that name, as it was then.
+    pub host: Option<Arc<Host>>,
 }
 
 /// Answers a head that never became a request: a status, and nothing else. Its kind is counted (INVARIANT Told).
@@ -107,19 +115,19 @@ async fn reply(
     now: SystemTime,
 ) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
-    let route = match route::route(parts.uri.path(), parts.uri.query()) {
-        Ok(route) => route,
-        Err(error) => {
-            let problem = Problem::from(error);
+    let (host, route) = match find(gateway, &peer, &parts) {
+        Ok(found) => found,
+        Err(astray) => {
+            let problem = Problem::plain(astray.code);
             let refusal = record::Refusal {
                 request_id,
                 time: now,
                 client: peer.client,
                 status: problem.code.status().as_u16(),
                 code: problem.code.as_str(),
-                reason: "route",
-                detail: Some(error.to_string()),
-                tenant: None,
+                reason: astray.reason,
+                detail: Some(astray.detail),
+                tenant: peer.host.as_ref().map(|host| host.tenant().clone()),
             };
             gateway.metrics().refused(problem.code.as_str());
             gateway.audit().refused_unauthenticated(refusal).await;
@@ -146,6 +154,7 @@ async fn reply(
             client: peer.client,
             tls: peer.tls,
             client_certificate: peer.certificate,
+            host,
             now,
         },
         body: UnreadBody::from(body),
@@ -183,6 +192,31 @@ async fn reply(
         cors::allow(response.headers_mut(), origin);
     }
     response
+}
+
+/// A request that names nothing here.
+struct Astray {
+    code: Code,
+    reason: &'static str,
+    detail: String,
+}
+
+/// The tenant's host that a request is for, if it is for one, and what it names there.
+fn find(gateway: &Gateway, peer: &Peer, parts: &Parts) -> Result<(Option<HostName>, Route), Astray> {
+    let revision = gateway.revision();
+    let host = named::host(peer, &revision, parts).map_err(|error| Astray {
+        code: Code::Misdirected,
+        reason: "misdirected",
+        detail: error.to_string(),
+    })?;
+    let (path, query) = (parts.uri.path(), parts.uri.query());
+    let route = match host {
+        Some(host) => route::route_at_host(host.tenant(), path, query),
+        None => route::route(path, query),
+    };
+    let astray =
+        |error: RouteError| Astray { code: Code::from(error), reason: "route", detail: error.to_string() };
+    Ok((host.map(|host| host.name().clone()), route.map_err(astray)?))
 }
 
 /// The origin that a browser names, if the tenant lists it.

@@ -28,7 +28,7 @@
 //!
 //! # Map
 //!
-//! Dependencies run one way, top to bottom: [`cli`], [`server`], [`tls`], [`http`], [`pipeline`], [`record`],
+//! Dependencies run one way, top to bottom: [`cli`], [`server`], [`http`], [`pipeline`], [`tls`], [`record`],
 //! [`sandbox`], [`event`], [`authz`], [`authn`], [`site`], [`id`]. Each vendor has one door: `jsonwebtoken` is spoken to
 //! in [`authn`], `cedar_policy` in [`authz`], `wasmtime` in [`sandbox`], `axum` in [`http`], `rustls` in [`tls`] and
 //! [`server`]. `tests/it/architecture.rs` keeps both so.

@@ -1,6 +1,7 @@
 //! The life of an invocation, in order. Each step takes the evidence of the step before by value, and only that step
 //! can make it: leaving one out is a type error (INVARIANT Evidence).
 
+mod block;
 mod build;
 mod journal;
 mod readiness;
@@ -19,6 +20,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 pub use self::{
+    block::{Blocks, difference},
     build::{Builder, FaultyPlatform, known_names},
     journal::Journal,
     readiness::Readiness,
@@ -42,6 +44,7 @@ pub struct Gateway {
     sandbox: Arc<Sandbox>,
     /// Why the newest platform part is not in force.
     platform_faults: ArcSwap<Vec<Diagnostic>>,
+    blocks: Blocks,
     closing: AtomicBool,
 }
 
@@ -52,15 +55,20 @@ impl Gateway {
         audit: AuditLog,
         metrics: Arc<Metrics>,
         sandbox: Arc<Sandbox>,
+        blocks: Blocks,
     ) -> Arc<Self> {
         metrics.revision(revision.id());
         count_faults(&metrics, &revision, &[]);
+        for host in revision.hosts() {
+            metrics.certificate(host.name().as_str(), Some(host.expires()));
+        }
         Arc::new(Self {
             revision: ArcSwap::from(revision),
             audit,
             metrics,
             sandbox,
             platform_faults: ArcSwap::default(),
+            blocks,
             closing: AtomicBool::new(false),
         })
     }
@@ -82,13 +90,16 @@ impl Gateway {
         let function = tenant.function(authenticated.function())?;
         journal.found(function);
 
+        self.blocks.refuse(&function.id, authenticated.caller())?;
         let authorized = function.authorizer.authorize(authenticated)?;
         journal.authorized(authorized.decision());
 
         let validated = function.events.validate(authorized).await?;
         journal.validated(validated.event());
 
-        let outcome = function.runner.run(validated, &function.replies, journal.usage()).await?;
+        let caller = Arc::clone(validated.caller());
+        let running = function.runner.run(validated, &function.replies, journal.usage());
+        let outcome = self.blocks.unless_stopped(&function.id, &caller, running).await??;
         journal.ran(outcome.reply().body().len());
         Ok(outcome)
     }
@@ -102,7 +113,13 @@ impl Gateway {
     pub fn swap(&self, revision: Arc<Revision>) {
         self.metrics.revision(revision.id());
         count_faults(&self.metrics, &revision, &[]);
-        self.revision.store(revision);
+        let before = self.revision.swap(Arc::clone(&revision));
+        for gone in before.hosts().filter(|host| revision.host(host.name().as_str()).is_none()) {
+            self.metrics.certificate(gone.name().as_str(), None);
+        }
+        for host in revision.hosts() {
+            self.metrics.certificate(host.name().as_str(), Some(host.expires()));
+        }
         self.platform_faults.store(Arc::default());
     }
 
@@ -115,6 +132,11 @@ impl Gateway {
     /// Why the newest platform part is not in force.
     pub fn platform_faults(&self) -> Arc<Vec<Diagnostic>> {
         self.platform_faults.load_full()
+    }
+
+    /// What the operator has blocked.
+    pub fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     /// No longer ready: a balancer should look elsewhere. Requests are served all the same.

@@ -17,6 +17,7 @@ mod limits;
 mod outcome;
 mod pool;
 mod portable;
+mod posture;
 mod process;
 mod run;
 mod sealed;
@@ -40,9 +41,10 @@ pub use engine::PoolLimits;
 pub use evidence::Outcome;
 pub use inspect::{Inspection, World, inspect};
 pub use layout::{Layout, LayoutError, LayoutLimits};
-pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy};
+pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy, TABLE_ELEMENTS};
 pub use outcome::{Overload, SandboxError, StartError, Usage};
 pub use portable::{Missing, Off, Withheld};
+pub use posture::{Posture, posture, probe};
 pub use process::{
     CompileLimits, CompilerCommand, ProcessError, Stop,
     confine::{Confinement, Probe, Walls},

@@ -1,15 +1,28 @@
 //! The accept loop: who may connect, how long they may take, and how the last of them is let go.
 //!
-//! Every wait has its bound: a connection for its handshake, a head for its last line, a request for its reply. A slow
-//! client costs one task and a few kilobytes, and the loop itself never waits for any of them (hardening B4).
+//! Every wait has its bound: a connection for its handshake, a head for its last line, a body and a reply for their bytes,
+//! a request for its end, an idle connection for the next one. A slow client costs one task and a few kilobytes, and the
+//! loop itself never waits for any of them (hardening B4, C1).
 
 mod alarm;
+mod blocking;
+mod clients;
 mod exchange;
+mod frames;
 pub mod fuzz;
+mod greet;
+mod pace;
+mod proxy;
 mod raw;
 mod start;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,12 +32,16 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info, warn};
 
 pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
 use self::{
+    clients::{Clients, Full, Place},
     exchange::{Exchanges, Late, ReplyBody},
+    frames::{Flood, Frames},
+    greet::{Greeted, greet},
+    pace::Paced,
+    proxy::ProxyError,
     raw::Raw,
 };
 use crate::{
@@ -32,6 +49,7 @@ use crate::{
     http::{self, Peer},
     pipeline::Gateway,
     record::Metrics,
+    site::network::Network,
 };
 
 /// Bounds of a connection.
@@ -39,6 +57,14 @@ use crate::{
 pub struct Bounds {
     /// Connections at once; further ones wait in the kernel's queue.
     pub connections: usize,
+    /// Connections of one client at once; further ones are refused.
+    pub connections_per_client: u32,
+    /// Handshakes under way at once; further ones wait, in the time that each has.
+    pub handshakes: usize,
+    /// Handshakes of one client under way at once; further ones are refused.
+    pub handshakes_per_client: u32,
+    /// Bytes a second that a client must take of a reply once it has kept us waiting.
+    pub min_rate: u64,
     /// From the first byte to the end of the TLS handshake.
     pub handshake: Duration,
     /// From the first byte of a head to its last line; for a connection's first head from the end of the handshake.
@@ -54,9 +80,10 @@ pub struct Bounds {
 /// The data plane.
 pub struct Server {
     listener: TcpListener,
-    tls: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     gateway: Arc<Gateway>,
     bounds: Bounds,
+    proxies: Vec<Network>,
 }
 
 /// Tells every connection to finish.
@@ -89,14 +116,15 @@ impl Default for Shutdown {
 }
 
 impl Server {
-    /// A server on a socket that is bound already.
+    /// A server on a socket that is bound already; `proxies` are believed who their clients are.
     pub fn new(
         listener: TcpListener,
         tls: Arc<rustls::ServerConfig>,
         gateway: Arc<Gateway>,
         bounds: Bounds,
+        proxies: Vec<Network>,
     ) -> Self {
-        Self { listener, tls: TlsAcceptor::from(tls), gateway, bounds }
+        Self { listener, tls, gateway, bounds, proxies }
     }
 
     /// Where it listens.
@@ -112,6 +140,9 @@ impl Server {
             gateway: self.gateway,
             bounds: self.bounds,
             shutdown: shutdown.clone(),
+            proxies: self.proxies,
+            clients: Clients::new(self.bounds.connections_per_client, self.bounds.handshakes_per_client),
+            handshakes: Semaphore::new(self.bounds.handshakes.min(Semaphore::MAX_PERMITS)),
         });
         loop {
             // The permit comes before the connection: past the cap, clients wait in the kernel and not in our memory.
@@ -146,10 +177,36 @@ impl Server {
 
 /// What every connection shares.
 struct Connection {
-    tls: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     gateway: Arc<Gateway>,
     bounds: Bounds,
     shutdown: Shutdown,
+    proxies: Vec<Network>,
+    clients: Arc<Clients>,
+    handshakes: Semaphore,
+}
+
+/// Why a connection ends before its first request.
+#[derive(Debug, thiserror::Error)]
+enum NotAdmitted {
+    #[error("a listed proxy did not say who its client is")]
+    Proxy(#[from] ProxyError),
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
+}
+
+impl NotAdmitted {
+    /// The word under which it is counted.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Proxy(_) => "proxy_header",
+            Self::Full(Full::Connections) => "client_connections",
+            Self::Full(Full::Handshakes) => "client_handshakes",
+            Self::Tls(_) => "handshake",
+        }
+    }
 }
 
 impl Connection {
@@ -157,24 +214,60 @@ impl Connection {
         // Replies are written whole: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
         let _open = Open::new(self.gateway.metrics());
-        match timeout(self.bounds.handshake, self.tls.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                if let Err(error) = self.speak(stream, address).await {
-                    if error.is_parse_too_large() {
-                        self.gateway.metrics().unparsed("too_large");
-                    } else if error.is_parse() {
-                        self.gateway.metrics().unparsed("malformed");
-                    }
-                    debug!(%error, client = %address.ip(), "connection ended early");
+        match timeout(self.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
+            Ok(Ok((greeted, client, place))) => {
+                if let Err(error) = self.speak(greeted, client).await {
+                    debug!(%error, %client, "connection ended early");
                 }
+                drop(place);
             }
-            Ok(Err(error)) => debug!(%error, client = %address.ip(), "TLS handshake failed"),
-            Err(_) => debug!(client = %address.ip(), "TLS handshake took too long"),
+            Ok(Err(error)) => {
+                self.gateway.metrics().turned_away(error.kind());
+                debug!(error = &error as &dyn std::error::Error, peer = %address.ip(), "connection refused");
+            }
+            Err(_) => {
+                self.gateway.metrics().turned_away("handshake_slow");
+                debug!(peer = %address.ip(), "TLS handshake took too long");
+            }
         }
         drop(permit);
     }
 
-    async fn speak(&self, stream: TlsStream<TcpStream>, address: SocketAddr) -> hyper::Result<()> {
+    /// Who the client is, a place for it, and its handshake, in this order: each costs more than the one before.
+    async fn admit(
+        &self,
+        mut stream: TcpStream,
+        peer: IpAddr,
+    ) -> Result<(Greeted, IpAddr, Place), NotAdmitted> {
+        let client = if self.proxies.iter().any(|network| network.contains(peer)) {
+            proxy::client(&mut stream).await?.unwrap_or(peer)
+        } else {
+            peer
+        };
+        let mut place = self.clients.connect(client)?;
+        let turn = self.handshakes.acquire().await;
+        let greeted = greet(stream, &self.gateway, &self.tls).await.map_err(NotAdmitted::Tls)?;
+        drop(turn);
+        place.shaken();
+        Ok((greeted, client, place))
+    }
+
+    async fn speak(&self, greeted: Greeted, client: IpAddr) -> hyper::Result<()> {
+        let exchanges = Exchanges::new();
+        let ended = self.drive(greeted, client, &exchanges).await;
+        match exchanges.flood() {
+            None => {}
+            Some(Flood::Slow) => self.gateway.metrics().unparsed(Flood::Slow.kind()),
+            Some(flood) => {
+                self.gateway.metrics().turned_away(flood.kind());
+                info!(client.address = %client, "a connection was cut: {flood}");
+            }
+        }
+        ended
+    }
+
+    async fn drive(&self, greeted: Greeted, client: IpAddr, exchanges: &Arc<Exchanges>) -> hyper::Result<()> {
+        let Greeted { stream, server_name, host } = greeted;
         let (_, session) = stream.get_ref();
         let tls = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "1.3",
@@ -183,10 +276,10 @@ impl Connection {
         let http2 = session.alpn_protocol() == Some(b"h2");
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let certificate = leaf.map(|der| CertificateThumbprint::of(der));
-        let peer = Peer { client: address.ip().to_canonical(), tls, certificate };
-        let exchanges = Exchanges::new();
+        let peer = Peer { client, tls, certificate, server_name, host };
+        let stream = Paced::new(stream, self.bounds.min_rate);
         let service = service_fn(|request: hyper::Request<Incoming>| {
-            let gateway = Arc::clone(&self.gateway);
+            let (gateway, peer) = (Arc::clone(&self.gateway), peer.clone());
             let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
             let exchange = exchanges.begin();
             async move {
@@ -201,23 +294,34 @@ impl Connection {
         macro_rules! drive {
             ($connection:expr) => {{
                 let mut connection = std::pin::pin!($connection);
-                tokio::select! {
+                let idle = tokio::select! {
                     biased;
                     ended = &mut connection => return ended,
-                    late = exchanges.late(self.bounds.idle, self.bounds.request) => {
-                        if late == Late::Overdue {
-                            debug!(client = %address.ip(), "a request had no whole reply in time: the connection is cut");
+                    late = exchanges.late(self.bounds.idle, self.bounds.request) => match late {
+                        Late::Idle => true,
+                        Late::Overdue => {
+                            self.gateway.metrics().turned_away("overdue");
+                            debug!(%client, "a request had no whole reply in time: the connection is cut");
                             return Ok(());
                         }
-                    }
-                    () = self.shutdown.begun() => {}
-                }
+                    },
+                    () = self.shutdown.begun() => false,
+                };
                 // What is under way may finish; nothing new begins.
                 connection.as_mut().graceful_shutdown();
+                if idle {
+                    // A client of HTTP/2 is asked to go, and need not answer.
+                    match timeout(self.bounds.header, &mut connection).await {
+                        Ok(ended) => return ended,
+                        Err(_) if exchanges.is_quiet() => return Ok(()),
+                        Err(_) => {}
+                    }
+                }
                 timeout(self.bounds.request, connection).await.unwrap_or(Ok(()))
             }};
         }
         if http2 {
+            let frames = Frames::new(stream, Arc::clone(exchanges), self.bounds.header);
             drive!(
                 hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
@@ -227,10 +331,14 @@ impl Connection {
                     .max_local_error_reset_streams(MAX_RESET_STREAMS)
                     .keep_alive_interval(Some(KEEP_ALIVE))
                     .keep_alive_timeout(KEEP_ALIVE)
-                    .serve_connection(TokioIo::new(stream), service)
+                    .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                    .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                    .max_frame_size(MAX_FRAME_BYTES)
+                    .max_send_buf_size(MAX_BUFFER_BYTES)
+                    .serve_connection(TokioIo::new(frames), service)
             )
         } else {
-            let raw = Raw::new(stream, Arc::clone(&exchanges), self.bounds.header);
+            let raw = Raw::new(stream, Arc::clone(exchanges), self.bounds.header);
             drive!(
                 hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -261,13 +369,20 @@ impl Drop for Open<'_> {
 
 /// Names and values of an HTTP/2 head, in bytes as RFC 9113 §6.5.2 counts them (hardening C2).
 const MAX_HEAD_BYTES: u32 = 16 << 10;
-/// What the HTTP/1 library may buffer: the longest head that passes the check, and more of a body at once.
+/// What the library may buffer: of HTTP/1, the longest head that passes the check, and more of a body at once; of
+/// HTTP/2, what one stream has to send.
 const MAX_BUFFER_BYTES: usize = 64 << 10;
 const _: () = assert!(http::head::MAX_HEAD_BYTES < MAX_BUFFER_BYTES);
 /// Streams at once on one HTTP/2 connection (hardening C8).
 const MAX_STREAMS: u32 = 100;
 /// Reset streams that may wait before the connection is closed (CVE-2023-44487).
 const MAX_RESET_STREAMS: usize = 20;
+/// Body of one stream that may come before anybody reads it: a body is not read before the decision.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// The same of all streams of a connection: what a client can make us hold for nothing.
+const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
+/// The smallest that may be set (RFC 9113 §4.2).
+const MAX_FRAME_BYTES: u32 = 16 << 10;
 /// Between pings on a silent HTTP/2 connection, and for their answers.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Long enough for a connection to end, short enough that nobody notices.

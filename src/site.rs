@@ -8,14 +8,17 @@
 //! Invariants: **Bounded** (files, sizes and counts have caps), **Closed** (what is missing is a fault, never a
 //! permission), **Alone** (no path that a tenant writes leads out of that tenant's folder).
 
+pub mod blocked;
 pub mod config;
 pub mod cors;
 pub mod dev;
 pub mod diagnostic;
 pub mod env;
 pub mod fingerprint;
+pub mod host;
 pub mod limits;
 pub mod manifest;
+pub mod network;
 pub mod origin;
 pub mod parse;
 pub mod spread;
@@ -135,6 +138,11 @@ impl Site {
         part::revoked(&self.dir, tenant)
     }
 
+    /// A file under `certs/`, which is the operator's: its links lead where the operator wants.
+    pub fn certificate_file(&self, name: &str) -> PathBuf {
+        self.dir.join(CERTIFICATES).join(name)
+    }
+
     /// What is wrong with it, part by part.
     pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
         let tenants = self.tenants.values().flat_map(|tenant| &tenant.diagnostics);
@@ -235,6 +243,9 @@ impl NamedFile<'_> {
         Ok(Source::new(self.shown, text))
     }
 }
+
+/// Folder of certificates and keys of a site.
+pub const CERTIFICATES: &str = "certs";
 
 /// What a fuzzer calls: no bytes in place of a site's files may make reading them panic.
 pub fn fuzz(bytes: &[u8]) {

@@ -85,6 +85,7 @@ impl Minted {
                 client: Ipv4Addr::LOCALHOST.into(),
                 tls: "1.3",
                 client_certificate: None,
+                host: None,
                 path: "/acme/bench".to_owned(),
                 now: SystemTime::now(),
             },
@@ -105,7 +106,7 @@ fn rules(schema: &str) -> (EventRules, ReplyRules) {
         query_schema: None,
         response_schema: None,
     };
-    let bounds = BodyBounds { max_bytes: 1 << 20, time: Duration::from_secs(10) };
+    let bounds = BodyBounds { max_bytes: 1 << 20, time: Duration::from_secs(10), min_rate: 1024 };
     let events = EventRules::compile(written, bounds).0.expect("a manifest without fault");
     (events, ReplyRules::compile(written, 1 << 20).0.expect("a manifest without fault"))
 }

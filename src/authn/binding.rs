@@ -189,9 +189,12 @@ impl Authenticator {
         let demand = self.demand(verified)?;
         demand.meet(scheme, head.client_certificate.as_ref())?;
         let Demand::Proof(key, ledger) = demand else { return Ok(None) };
+        let origin = self.origin().ok_or(ProofError::NoOrigin)?;
+        // Which host it is, the handshake and the head agree upon: this is no word of the head's alone.
+        let of_host = head.host.as_ref().map(|host| origin.at_host(host));
         let asked = dpop::Asked {
             method: &head.method,
-            origin: self.origin().ok_or(ProofError::NoOrigin)?,
+            origin: of_host.as_ref().unwrap_or(origin),
             path: &head.path,
             token: token.token_hash(),
             leeway: verified.times.leeway(),

@@ -17,9 +17,10 @@ pub struct Caller {
     pub(super) tenant: TenantName,
     pub(super) issuer: Arc<str>,
     pub(super) subject: String,
-    pub(super) id: String,
-    pub(super) roles: Vec<String>,
-    pub(super) scopes: Vec<String>,
+    pub(super) id: Arc<str>,
+    pub(super) key_id: Option<String>,
+    pub(super) roles: Vec<Arc<str>>,
+    pub(super) scopes: Vec<Arc<str>>,
     pub(super) tags: BTreeMap<String, String>,
     pub(super) authenticated_at: Option<SystemTime>,
     pub(super) binding: &'static str,
@@ -42,18 +43,28 @@ impl Caller {
         &self.id
     }
 
+    /// [`Self::id`], shared: records hold it.
+    pub fn shared_id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// `kid` of the key that signed the token, if the token named one.
+    pub fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
     /// `iss`, as configured.
     pub fn issuer(&self) -> &str {
         &self.issuer
     }
 
     /// Full ids of the roles, `acme/billing`; sorted, each once.
-    pub fn roles(&self) -> &[String] {
+    pub fn roles(&self) -> &[Arc<str>] {
         &self.roles
     }
 
     /// The scopes granted to the token; sorted, each once.
-    pub fn scopes(&self) -> &[String] {
+    pub fn scopes(&self) -> &[Arc<str>] {
         &self.scopes
     }
 

@@ -20,7 +20,6 @@ pub(super) struct Verified {
     pub(super) caller: Arc<Caller>,
     pub(super) times: Times,
     pub(super) token_id: Option<String>,
-    pub(super) key_id: Option<String>,
     /// To whom it is bound.
     pub(super) confirmation: Option<Confirmation>,
     /// Which of the tenant's records vouches for it.
@@ -112,24 +111,17 @@ pub(super) fn read(
     let caller = Caller {
         tenant: tenant.clone(),
         issuer: Arc::clone(&record.issuer),
-        id: format!("{space}/{}", encode(subject)),
+        id: format!("{space}/{}", encode(subject)).into(),
+        key_id: key.id.clone(),
         subject: subject.to_owned(),
-        roles,
-        scopes,
+        roles: roles.into_iter().map(Arc::from).collect(),
+        scopes: scopes.into_iter().map(Arc::from).collect(),
         tags: tags(&claims, record).ok_or(AuthnError::Attributes { what: "tags" })?,
         authenticated_at: authenticated_at.and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at))),
         binding: record.binding.name(),
         derived: OnceLock::new(),
     };
-    Ok(Verified {
-        caller: Arc::new(caller),
-        times,
-        token_id,
-        key_id: key.id.clone(),
-        confirmation,
-        record: record.place,
-        generation,
-    })
+    Ok(Verified { caller: Arc::new(caller), times, token_id, confirmation, record: record.place, generation })
 }
 
 /// `iat` is not to come, and the token does not live longer than its issuer may let it. A token without `iat` is

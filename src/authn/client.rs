@@ -92,9 +92,9 @@ impl ClientKey {
     /// Makes a key where there is no file; follows no link that somebody else may have put there.
     fn create(path: &Path) -> Result<Self, ClientError> {
         let failed = |source| ClientError::Key { path: path.to_owned(), source };
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|_| ClientError::Signing)?;
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|_| ClientError::Signing)?;
         io::Write::write_all(&mut file, pair.serialize_pem().as_bytes()).map_err(failed)?;
         Ok(Self { pair, ed25519: false })
     }

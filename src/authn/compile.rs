@@ -187,8 +187,8 @@ impl Compiler<'_> {
                 Err(why) => {
                     self.fault(
                         at,
-                        format!("binding `mtls` is {why}"),
-                        "client certificates are asked for at a tenant's own host names only; `dpop` needs none",
+                        format!("binding `mtls` is of no use: {why}"),
+                        "client certificates are asked for at a tenant's own `hosts`, by the authorities of `client-ca`; `dpop` needs neither",
                     );
                     None
                 }
@@ -460,10 +460,13 @@ fn validation(algorithm: Algorithm, issuer: &str, audiences: &[String], leeway: 
     validation
 }
 
-/// Whether connections of this tenant are asked for client certificates, which `binding = "mtls"` needs: the one place to
-/// open, once tenants have `hosts` with trust anchors of their own. What is checked then ([`super::binding`]) is whole.
-fn certificates_are_asked_for(_: &RawTenant) -> Result<(), &'static str> {
-    Err("not offered yet: needs `hosts`")
+/// Whether connections of this tenant are asked for client certificates, which `binding = "mtls"` needs.
+fn certificates_are_asked_for(raw: &RawTenant) -> Result<(), &'static str> {
+    match (raw.hosts.is_empty(), &raw.client_ca) {
+        (true, _) => Err("the tenant has no `hosts`"),
+        (false, None) => Err("there is no `client-ca`"),
+        (false, Some(_)) => Ok(()),
+    }
 }
 
 const ISSUER_HINT: &str = "write the `iss` of its tokens exactly, such as `https://idp.acme.example`";

@@ -307,7 +307,7 @@ fn claims(
     Ok(claims)
 }
 
-pub(super) fn key_of(path: &Path) -> Result<KeyPair, MintError> {
+fn key_of(path: &Path) -> Result<KeyPair, MintError> {
     let pem = fs::read_to_string(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => MintError::NoKey { path: path.to_owned() },
         _ => MintError::Key { path: path.to_owned(), source },
@@ -358,7 +358,7 @@ pub(super) fn thumbprint(jwk: &Map<String, Value>) -> String {
     super::keys::thumbprint(jwk).map_or(String::new(), |thumbprint| URL_SAFE_NO_PAD.encode(thumbprint))
 }
 
-pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let partial = path.with_extension("partial");
     let _ = fs::remove_file(&partial);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial)?;

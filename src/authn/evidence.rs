@@ -5,7 +5,10 @@ use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
 use http::{HeaderMap, Method};
 
 use super::{Caller, CertificateThumbprint};
-use crate::id::{FunctionId, FunctionName, RequestId, TenantName};
+use crate::{
+    id::{FunctionId, FunctionName, RequestId, TenantName},
+    site::host::HostName,
+};
 
 /// A request as routed. Nobody has been asked yet who sent it.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub struct Head {
     pub tls: &'static str,
     /// The client certificate of this very connection, whose owner the handshake has proven.
     pub client_certificate: Option<CertificateThumbprint>,
+    /// The tenant's own host by whose name the request came; `None`: by path.
+    pub host: Option<HostName>,
     /// The path as received.
     pub path: String,
     /// When the request arrived.

@@ -1,6 +1,6 @@
 //! Why a token is, or is not, valid here: check by check, for its holder's terminal. The token itself is never shown.
 
-use std::{fmt, time::SystemTime};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -104,11 +104,15 @@ pub async fn inspect(token: &str, authenticator: &Authenticator, now: SystemTime
     let caller = outcome.ok().map(|verified| verified.caller);
     Inspection {
         valid: caller.is_some(),
-        roles: caller.as_ref().map_or_else(Vec::new, |caller| caller.roles().to_vec()),
-        scopes: caller.as_ref().map_or_else(Vec::new, |caller| caller.scopes().to_vec()),
+        roles: caller.as_ref().map_or_else(Vec::new, |caller| texts(caller.roles())),
+        scopes: caller.as_ref().map_or_else(Vec::new, |caller| texts(caller.scopes())),
         caller: caller.map(|caller| caller.id().to_owned()),
         checks,
     }
+}
+
+fn texts(shared: &[Arc<str>]) -> Vec<String> {
+    shared.iter().map(ToString::to_string).collect()
 }
 
 fn explain(error: &AuthnError, claimed_type: Option<&str>) -> String {
@@ -135,9 +139,11 @@ fn explain(error: &AuthnError, claimed_type: Option<&str>) -> String {
 fn confirm(check: Check, verified: &Verified, now: SystemTime) -> String {
     match check {
         Check::Issuer => verified.caller.issuer().to_owned(),
-        Check::Key => {
-            verified.key_id.as_ref().map_or("the only one that fits".to_owned(), |id| format!("{id:?}"))
-        }
+        Check::Key => verified
+            .caller
+            .key_id
+            .as_ref()
+            .map_or("the only one that fits".to_owned(), |id| format!("{id:?}")),
         Check::Expiry => format!("in {} s", verified.times.remaining(now).as_secs()),
         Check::Subject => format!("{:?}", verified.caller.subject()),
         Check::Tenant => verified.caller.tenant().to_string(),
@@ -162,9 +168,8 @@ fn of_each_request(demand: &Demand<'_>, token: &str, authenticator: &Authenticat
             )]
         }
         Demand::Proof(key, _) => {
-            let origin = authenticator
-                .origin()
-                .map_or("the gateway's own origin".to_owned(), |origin| format!("{origin}"));
+            let origin =
+                authenticator.origin().map_or("https://GATEWAY".to_owned(), |origin| format!("{origin}"));
             vec![
                 (
                     Check::Proof,

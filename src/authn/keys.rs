@@ -22,7 +22,7 @@ pub enum KeySetError {
     /// Nobody has asked yet, or the dev key has not been made.
     #[error("there is no key set yet")]
     Absent,
-    /// Above [`MAX_KEY_SET_BYTES`].
+    /// Above `MAX_KEY_SET_BYTES`.
     #[error("the document is larger than {MAX_KEY_SET_BYTES} bytes")]
     TooLarge,
     /// Not a JSON object with an array `keys`.

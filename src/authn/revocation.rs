@@ -95,7 +95,7 @@ impl Revocations {
         if listed(&self.token_ids, &token.token_id) {
             return Some("jti");
         }
-        if listed(&self.key_ids, &token.key_id) {
+        if listed(&self.key_ids, &token.caller.key_id) {
             return Some("kid");
         }
         if !self.issuers.is_empty() && self.issuers.contains(token.caller.issuer()) {

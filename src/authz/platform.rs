@@ -14,6 +14,7 @@ use quick_cache::{Weighter, sync::Cache};
 use super::{
     entities::{self, CallerFacts, Principal},
     policies::{self, Indexed, Note, compile},
+    reads::Reads,
     request::{self, RequestFacts},
     scope::DoorIn,
     slice::Slice,
@@ -70,12 +71,14 @@ pub struct Platform {
     pub(super) slices: Cache<u64, Arc<Slice>, SliceWeight>,
 }
 
-/// A `forbid` that binds every tenant, parsed: slices share its syntax tree.
+/// A `forbid` that binds every tenant, parsed: slices share its syntax tree, and what it reads, for which Cedar parses it
+/// once more.
 #[derive(Debug, Clone)]
 pub(super) struct Rail {
     pub(super) note: Arc<Note>,
     pub(super) door_in: DoorIn,
     pub(super) policy: Policy,
+    pub(super) reads: Reads,
 }
 
 /// A slice weighs as many policies as it holds.
@@ -227,7 +230,8 @@ fn probe_tenant() -> TenantName {
 fn rails<'a>(index: &'a [Indexed], set: &'a cedar_policy::PolicySet) -> impl Iterator<Item = Rail> + 'a {
     index.iter().filter_map(|indexed| {
         let policy = set.policy(&cedar_policy::PolicyId::new(&*indexed.note.id))?.clone();
-        Some(Rail { note: Arc::clone(&indexed.note), door_in: indexed.door_in.clone(), policy })
+        let reads = Reads::of([&policy]);
+        Some(Rail { note: Arc::clone(&indexed.note), door_in: indexed.door_in.clone(), policy, reads })
     })
 }
 

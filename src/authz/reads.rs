@@ -46,6 +46,19 @@ impl Reads {
         reads
     }
 
+    /// Takes in what others read.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.any_tag |= other.any_tag;
+        for (own, others) in [
+            (&mut self.tags, &other.tags),
+            (&mut self.context, &other.context),
+            (&mut self.labels, &other.labels),
+            (&mut self.scopes, &other.scopes),
+        ] {
+            own.extend(others.iter().cloned());
+        }
+    }
+
     fn everything(&mut self) {
         self.any_tag = true;
         self.context.extend(CONTEXT_FIELDS.map(str::to_owned));

@@ -11,7 +11,7 @@ use cedar_policy::{Policy, PolicySet};
 use super::{
     entities::{self, FunctionEntity},
     memo::ReadFields,
-    platform::Platform,
+    platform::{Platform, Rail},
     policies::Note,
     reads::Reads,
     tenant::TenantPolicies,
@@ -47,8 +47,7 @@ impl Slice {
             Ok((Arc::clone(&indexed.note), policy))
         });
         let rails = policies.platform.rails.iter().filter(|rail| rail.door_in.covers(function));
-        let rails = rails.map(|rail| Ok((Arc::clone(&rail.note), rail.policy.clone())));
-        Self::of(&policies.platform, rails.chain(chosen), function, labels)
+        Self::of(&policies.platform, rails, chosen, function, labels)
     }
 
     /// Every policy, wherever it could match: what slices are tested against.
@@ -63,8 +62,7 @@ impl Slice {
             Ok((Arc::clone(&indexed.note), policy))
         });
         let rails = policies.platform.rails.iter();
-        let rails = rails.map(|rail| Ok((Arc::clone(&rail.note), rail.policy.clone())));
-        Self::of(&policies.platform, rails.chain(chosen), function, labels)
+        Self::of(&policies.platform, rails, chosen, function, labels)
     }
 
     /// How many policies a decision evaluates.
@@ -72,20 +70,30 @@ impl Slice {
         self.notes.len()
     }
 
-    fn of(
+    fn of<'a>(
         platform: &Platform,
-        policies: impl Iterator<Item = Result<(Arc<Note>, Policy), SliceError>>,
+        rails: impl Iterator<Item = &'a Rail>,
+        chosen: impl Iterator<Item = Result<(Arc<Note>, Policy), SliceError>>,
         function: &FunctionId,
         labels: &BTreeSet<Arc<str>>,
     ) -> Result<Self, SliceError> {
         let mut set = PolicySet::new();
         let mut notes = HashMap::new();
-        for policy in policies {
-            let (note, policy) = policy?;
-            set.add(policy).map_err(|error| SliceError(error.to_string()))?;
-            notes.insert(Arc::clone(&note.id), note);
+        let mut reads = Reads::default();
+        let mut add = |note: &Arc<Note>, policy: Policy| {
+            notes.insert(Arc::clone(&note.id), Arc::clone(note));
+            set.add(policy).map_err(|error| SliceError(error.to_string()))
+        };
+        for rail in rails {
+            reads.merge(&rail.reads);
+            add(&rail.note, rail.policy.clone())?;
         }
-        let reads = Arc::new(Reads::of(set.policies()));
+        for policy in chosen {
+            let (note, policy) = policy?;
+            reads.merge(&Reads::of([&policy]));
+            add(&note, policy)?;
+        }
+        let reads = Arc::new(reads);
         let function =
             entities::function(platform, function, labels).map_err(|error| SliceError(error.to_string()))?;
         Ok(Self { set, notes, read_fields: ReadFields::of(&reads), reads, function })

@@ -63,6 +63,10 @@ fn curl_line(dir: &std::path::Path, running: &Running) -> Result<String, Failure
         line.push_str(&format!(" -X {}", call.method));
     }
     line.push_str(&format!(" -H 'authorization: Bearer {token}'"));
+    if function.events.takes_cloudevents() {
+        let mode = "-H 'ce-specversion: 1.0' -H 'ce-id: 1' -H 'ce-source: /dev' -H 'ce-type: example.dev'";
+        line.push_str(&format!(" {mode}"));
+    }
     let example = function.events.schema().and_then(|schema| schema.get("examples")?.get(0));
     if let Some(example) = example {
         line.push_str(&format!(" -H 'content-type: application/json' -d {}", quoted(&example.to_string())));

@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 
 use super::{Exit, Failure, SiteArg, site::load};
-use crate::{http::openapi::document, id::TenantName};
+use crate::{http::openapi::document, id::TenantName, site::origin::Origin};
 
 /// Print OpenAPI 3.1 of a tenant's functions
 #[derive(Debug, Args)]
@@ -18,9 +18,9 @@ pub(super) struct Openapi {
     /// The tenant
     #[arg(long, value_name = "T")]
     tenant: TenantName,
-    /// Where callers reach the gateway
-    #[arg(long, value_name = "URL", default_value = "https://localhost:8443")]
-    server: String,
+    /// Where callers reach the gateway [default: `[server] origin`, or https://localhost:8443]
+    #[arg(long, value_name = "URL")]
+    server: Option<Origin>,
 }
 
 impl Openapi {
@@ -30,7 +30,9 @@ impl Openapi {
         let tenant = revision.tenant(&self.tenant)?;
         let name = loaded.site.tenants.get(&self.tenant).and_then(|tenant| tenant.raw.as_ref()?.name.clone());
         let title = name.unwrap_or_else(|| self.tenant.to_string());
-        serde_json::to_writer_pretty(&mut *out, &document(tenant, &title, &self.server))?;
+        let origin = self.server.or_else(|| loaded.site.platform.config.server.origin.clone());
+        let origin = origin.unwrap_or_else(|| Origin::local(8443));
+        serde_json::to_writer_pretty(&mut *out, &document(tenant, &title, &origin))?;
         writeln!(out)?;
         Ok(Exit::Done)
     }

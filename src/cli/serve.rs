@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::Args;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, Failure, SiteArg, site::report};
@@ -65,6 +66,7 @@ pub(super) fn serve(
     started: impl FnOnce(&Running, &mut dyn Write) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
     log_to_stderr();
+    leave_no_core();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let running = match start(options).await {
@@ -92,6 +94,18 @@ pub(super) fn serve(
         running.stop().await;
         Ok(Exit::Done)
     })
+}
+
+/// A core dump would hold private keys and tokens (hardening B10). What the system does not grant is told and no reason
+/// not to serve.
+fn leave_no_core() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    // The limit is for files; a collector behind a pipe heeds the other.
+    let set =
+        setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    if let Err(error) = set {
+        tracing::warn!(%error, "core dumps cannot be turned off");
+    }
 }
 
 /// One line an event: for people on a terminal, JSON for a collector.

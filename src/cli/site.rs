@@ -1,6 +1,6 @@
 //! A site on the workbench: read and compiled as serving would, and served to nobody.
 
-use std::{io::Write, path::Path, sync::Arc};
+use std::{io::Write, path::Path, sync::Arc, time::SystemTime};
 
 use super::Failure;
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     sandbox::Sandbox,
     server::{key_fetch, sandbox_settings, token_cache_bytes},
     site::{Site, TenantSources, diagnostic::Diagnostic},
+    tls,
 };
 
 /// A site, compiled.
@@ -36,6 +37,8 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, Failure> {
         development: true,
         schemas: event::Schemas::default(),
     };
+    // What the site is called where nothing else is said: as `dev` would serve it.
+    builder.shared.listens_at(config.server.listen.port());
     let (revision, diagnostics) = match builder.build(&site, None) {
         Ok((revision, mut diagnostics)) => {
             let mut tenants: Vec<(&TenantName, &Diagnostic)> = revision.diagnostics().collect();
@@ -49,6 +52,9 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, Failure> {
             (None, faults)
         }
     };
+    let tls = &site.platform.config.tls;
+    let mut diagnostics = diagnostics;
+    diagnostics.extend(tls::check(dir, &tls.certificate, &tls.key, SystemTime::now()));
     Ok(Loaded { site, revision, diagnostics })
 }
 
@@ -81,7 +87,7 @@ pub(super) fn load_policies(dir: &Path) -> Result<Policies, Failure> {
 }
 
 /// A directory without policies is more often a mistyped path than a site.
-fn require(dir: &Path) -> Result<(), Failure> {
+pub(super) fn require(dir: &Path) -> Result<(), Failure> {
     if dir.join("policies").is_dir() {
         return Ok(());
     }

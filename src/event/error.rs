@@ -34,7 +34,7 @@ pub enum EventError {
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// The event breaks the function's schema.
-    #[error("the event breaks the schema in {} places", errors.len())]
+    #[error("the event breaks the schema: {}", places(errors))]
     Invalid {
         /// At most 20, in the order in which they were found.
         errors: Vec<Violation>,
@@ -191,6 +191,15 @@ pub enum Reason {
     /// An empty or dot segment, or an encoded separator.
     #[error("a path segment is empty, `.`, `..` or has an encoded separator")]
     Segment,
+    /// The function takes CloudEvents, and this is none.
+    #[error("it is no CloudEvent")]
+    NoEnvelope,
+    /// `data` and `data_base64` both.
+    #[error("`data` and `data_base64` exclude each other")]
+    TwoData,
+    /// A `ce-*` header beside a structured event that says something else.
+    #[error("header and body of the CloudEvent contradict each other")]
+    Contradiction,
     /// Headers together too many or too long.
     #[error("the headers are too many or too long")]
     HeaderSize,
@@ -199,13 +208,29 @@ pub enum Reason {
 /// One place where an event breaks its schema, in the form in which callers read it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Violation {
-    /// JSON pointer (RFC 6901) into the body, or `?name` for a parameter of the query.
+    /// JSON pointer (RFC 6901) into the body, `?name` for a parameter of the query, or a header's name.
     pub pointer: String,
     /// The keyword of the schema.
     pub keyword: String,
     /// The schema's bound, where the keyword has one. Never the value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pointer, keyword, limit } = self;
+        write!(f, "`{keyword}`")?;
+        if let Some(limit) = limit {
+            write!(f, " ({limit})")?;
+        }
+        if pointer.is_empty() { f.write_str(" at the root") } else { write!(f, " at `{pointer}`") }
+    }
+}
+
+/// All of them in one line, for whoever reads records: where and by which rule, as the caller is told.
+pub(super) fn places(violations: &[Violation]) -> String {
+    violations.iter().map(Violation::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Most violations that are told.

@@ -1,16 +1,22 @@
 //! Entry points for fuzzing: plain functions of bytes that panic where a promise is broken. `fuzz/` wraps each for
 //! cargo-fuzz; a test runs each over its corpus.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header::CONTENT_TYPE};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::{
-    BodyBounds, EventRules, Written,
+    BodyBounds, Event, EventError, EventRules, Signal, Written, cloudevents,
     error::Part,
     graph::Graph,
     html, injection,
     json::{self, JsonLimits},
     plan::Plan,
-    query, text,
+    query,
+    rules::EventHead,
+    text,
 };
 use crate::{
     id::FunctionId,
@@ -85,6 +91,118 @@ pub fn manifest(data: &[u8]) {
     }
 }
 
+/// A CloudEvent, as a structured body or, if it begins with `ce-`, as lines of headers, an empty line and a body: the one
+/// that is accepted is the same event when it is sent again in either mode.
+pub fn cloudevents(data: &[u8]) {
+    let Some(rules) = any_cloudevent() else { panic!("the rules have a fault") };
+    let mut headers = HeaderMap::new();
+    let mut body = Bytes::copy_from_slice(data);
+    if data.starts_with(b"ce-") {
+        let end = data.windows(2).position(|w| w == b"\n\n").unwrap_or(data.len());
+        let (lines, after) = data.split_at(end);
+        body = Bytes::copy_from_slice(after.get(2..).unwrap_or_default());
+        for line in lines.split(|b| *b == b'\n') {
+            let Some(colon) = line.iter().position(|b| *b == b':') else { return };
+            let (name, value) = line.split_at(colon);
+            let value = HeaderValue::from_bytes(value.get(1..).unwrap_or_default().trim_ascii());
+            let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value) else { return };
+            if name != CONTENT_TYPE && !name.as_str().starts_with(cloudevents::PREFIX) {
+                return;
+            }
+            headers.append(name, value);
+        }
+    } else {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(cloudevents::STRUCTURED));
+    }
+    let Ok(event) = event_of(&rules, &headers, body) else { return };
+    for (headers, body) in [in_binary_mode(&event), in_structured_mode(&event)] {
+        match event_of(&rules, &headers, body) {
+            Ok(again) => assert_eq!(seen(&again), seen(&event), "the modes give two events"),
+            Err(error) => panic!("the same event is refused: {error}"),
+        }
+    }
+}
+
+/// All of an event that is the same in both content modes: all but the bytes that were received, and their number.
+#[derive(Debug, PartialEq)]
+pub(super) struct Seen<'a> {
+    headers: &'a [(HeaderName, String)],
+    content_type: &'a str,
+    body: &'a [u8],
+    signals: &'a [Signal],
+}
+
+pub(super) fn seen(event: &Event) -> Seen<'_> {
+    Seen {
+        headers: event.headers(),
+        content_type: event.content_type(),
+        body: event.body(),
+        signals: event.signals(),
+    }
+}
+
+/// An event through rules, without a connection.
+pub(super) fn event_of(rules: &EventRules, headers: &HeaderMap, body: Bytes) -> Result<Event, EventError> {
+    let head = EventHead { method: &Method::POST, rest: None, query: None, headers };
+    let begun = rules.begin(head, Some(body.len() as u64), body.is_empty())?;
+    rules.finish(begun, body)
+}
+
+/// An event as a sender of the binary mode writes it (HTTP protocol binding §3.1).
+pub(super) fn in_binary_mode(event: &Event) -> (HeaderMap, Bytes) {
+    let mut headers = HeaderMap::new();
+    for (name, text) in event.headers() {
+        let encoded = utf8_percent_encode(text, NOT_IN_HEADER).to_string();
+        headers.append(name, HeaderValue::from_str(&encoded).unwrap_or(HeaderValue::from_static("")));
+    }
+    if let Ok(media_type) = HeaderValue::from_str(event.content_type()) {
+        headers.insert(CONTENT_TYPE, media_type);
+    }
+    (headers, event.body().clone())
+}
+
+/// An event as a sender of the structured mode writes it (JSON format §3).
+pub(super) fn in_structured_mode(event: &Event) -> (HeaderMap, Bytes) {
+    let attributes = event.headers().iter().filter_map(|(name, text)| {
+        Some((name.as_str().strip_prefix(cloudevents::PREFIX)?.to_owned(), Value::from(text.as_str())))
+    });
+    let mut members: serde_json::Map<String, Value> = attributes.collect();
+    members.insert("datacontenttype".into(), event.content_type().into());
+    let (name, data) = match event.content_type() {
+        "application/json" => ("data", serde_json::from_slice(event.body()).unwrap_or_default()),
+        "text/plain" => ("data", String::from_utf8_lossy(event.body()).into()),
+        _ => ("data_base64", BASE64_STANDARD.encode(event.body()).into()),
+    };
+    members.insert(name.into(), data);
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(cloudevents::STRUCTURED));
+    (headers, Value::Object(members).to_string().into())
+}
+
+/// Rules of a function that takes CloudEvents with any data.
+pub(super) fn any_cloudevent() -> Option<EventRules> {
+    let toml = "component = \"a.wasm\"\nmethods = [\"POST\"]\n[event]\nenvelope = \"cloudevents\"\nschema = \"event.schema.json\"\n\
+                media-types = [\"application/json\", \"text/plain\", \"application/octet-stream\"]\n";
+    let (Ok(manifest), Ok(tenant), Ok(name)) =
+        (toml::from_str::<RawManifest>(toml), "t".parse(), "f".parse())
+    else {
+        return None;
+    };
+    let written = Written {
+        function: &FunctionId { tenant, function: name },
+        manifest: &manifest,
+        manifest_source: &Source::new("function.toml", toml),
+        event_schema: Some(&Source::new("event.schema.json", "{}")),
+        query_schema: None,
+        response_schema: None,
+    };
+    // Room for what JSON and base64 make of the bytes that a fuzzer sends.
+    EventRules::compile(written, BodyBounds { max_bytes: 1 << 24, ..BodyBounds::default() }).0
+}
+
+/// What a header's value cannot hold as it is (HTTP protocol binding §3.1.3.2).
+const NOT_IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
 /// The value with all names and strings in normal form C.
 fn normal(value: Value) -> Value {
     match value {
@@ -119,6 +237,11 @@ mod tests {
     #[test]
     fn d15_manifests_keep_their_promises_over_their_corpus() {
         over_corpus("manifest", manifest);
+    }
+
+    #[test]
+    fn d13_d15_cloudevents_keep_their_promises_over_their_corpus() {
+        over_corpus("cloudevents", cloudevents);
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub(crate) enum HeaderFault {
     Connection,
     #[error("`{{name}}` would speak of who calls, and only this gateway does")]
     Identity,
+    #[error(
+        "`{{name}}` is an attribute of a CloudEvent: with `envelope = \"cloudevents\"` the function gets it, validated"
+    )]
+    Envelope,
 }
 
 impl HeaderList {
@@ -38,6 +42,9 @@ impl HeaderList {
         }
         if IDENTITY.contains(&name) || IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
             return Err(HeaderFault::Identity);
+        }
+        if name.starts_with(super::cloudevents::PREFIX) {
+            return Err(HeaderFault::Envelope);
         }
         // The media type has a field of its own.
         if header != http::header::CONTENT_TYPE && !self.0.contains(&header) {
@@ -110,6 +117,9 @@ mod tests {
         }
         for name in ["sandgate-caller", "x-forwarded-for", "forwarded", "x-tenant"] {
             assert_eq!(list.add(name), Err(HeaderFault::Identity), "{name}");
+        }
+        for name in ["ce-id", "ce-x", "ce-"] {
+            assert_eq!(list.add(name), Err(HeaderFault::Envelope), "{name}");
         }
         for name in ["", "X-Upper", "a b", "a:b"] {
             assert_eq!(list.add(name), Err(HeaderFault::Name), "{name}");

@@ -44,16 +44,76 @@ pub struct Parsed {
     /// The value, its strings and names in normal form C.
     pub value: Value,
     /// Whether an integer is beyond ±(2^53 − 1): only a schema with wider bounds may have it (see
-    /// [`Plan`](super::plan::Plan)).
+    /// `Plan`(super::plan::Plan)).
     pub wide: bool,
 }
 
 /// Reads a JSON text.
 pub fn parse(json: &str, limits: &JsonLimits) -> Result<Parsed, Malformed> {
     let mut parser = Parser { text: json, bytes: json.as_bytes(), at: 0, nodes: 0, wide: false, limits };
-    match parser.document() {
+    match parser.document(|parser, first| parser.value(first, 0)) {
         Ok(value) => Ok(Parsed { value, wide: parser.wide }),
         Err(fault) => Err(fault.told()),
+    }
+}
+
+/// A member that is a text of its own within another: see [`parse_around`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Apart {
+    /// A string, as sent: its characters keep the text rules, its normal form is left to whoever knows what it is.
+    Text(String),
+    /// Any other value, read as if it had come alone.
+    Value(Parsed),
+}
+
+/// An object, read around the members that stand apart.
+#[derive(Debug)]
+pub(crate) struct Around {
+    /// All other members.
+    pub(crate) members: Map<String, Value>,
+    /// Those that stand apart, in the order in which they came.
+    pub(crate) apart: Vec<(&'static str, Apart)>,
+}
+
+/// Reads an object whose members of the names `apart` have `inner` bounds as if each had come alone; all else has `outer`
+/// ones. A string that stands apart may have `text_bytes`.
+pub(crate) fn parse_around(
+    json: &str,
+    outer: &JsonLimits,
+    apart: &[&'static str],
+    inner: &JsonLimits,
+    text_bytes: usize,
+) -> Result<Around, Malformed> {
+    let mut parser =
+        Parser { text: json, bytes: json.as_bytes(), at: 0, nodes: 0, wide: false, limits: outer };
+    let mut found = Vec::new();
+    let object = parser.document(|parser, first| match first {
+        b'{' => parser.object_of(1, |parser, name, first| {
+            let Some(name) = apart.iter().find(|known| **known == name) else {
+                return parser.value(first, 1);
+            };
+            found.push((*name, parser.apart(first, inner, text_bytes)?));
+            // Keeps the name's place, so that a second one is seen.
+            Ok(Value::Null)
+        }),
+        _ => Err(parser.fault(Reason::NoEnvelope)),
+    });
+    let mut members = object.map_err(Fault::told)?;
+    members.retain(|name, _| !apart.contains(&name.as_str()));
+    Ok(Around { members, apart: found })
+}
+
+/// A string that was read as sent, as the value that it is.
+pub(crate) fn text_value(text: String, limits: &JsonLimits) -> Result<Parsed, Malformed> {
+    let normal = match text::nfc(&text) {
+        std::borrow::Cow::Borrowed(_) => text,
+        // As sent and in normal form, as for any string.
+        std::borrow::Cow::Owned(normal) if text.len() <= limits.string_bytes => normal,
+        std::borrow::Cow::Owned(_) => text,
+    };
+    match normal.len() > limits.string_bytes {
+        true => Err(Malformed::new(Part::Body, Reason::String(limits.string_bytes))),
+        false => Ok(Parsed { value: Value::String(normal), wide: false }),
     }
 }
 
@@ -113,7 +173,7 @@ impl Fault {
 }
 
 impl<'a> Parser<'a> {
-    fn document(&mut self) -> Result<Value, Fault> {
+    fn document<T>(&mut self, read: impl FnOnce(&mut Self, u8) -> Result<T, Fault>) -> Result<T, Fault> {
         if self.text.starts_with('\u{feff}') {
             return Err(Fault::new(Reason::ByteOrderMark, 0));
         }
@@ -121,7 +181,7 @@ impl<'a> Parser<'a> {
         if self.at == self.bytes.len() {
             return Err(Fault::new(Reason::Empty, self.at));
         }
-        let value = self.value(first, 0)?;
+        let value = read(self, first)?;
         self.peek_after_space();
         if self.at == self.bytes.len() { Ok(value) } else { Err(self.fault(Reason::Trailing)) }
     }
@@ -210,6 +270,30 @@ impl<'a> Parser<'a> {
     }
 
     fn object(&mut self, depth: u32) -> Result<Map<String, Value>, Fault> {
+        self.object_of(depth, |parser, _, first| parser.value(first, depth))
+    }
+
+    /// A value that begins with `first`, by bounds of its own.
+    fn apart(&mut self, first: u8, inner: &'a JsonLimits, text_bytes: usize) -> Result<Apart, Fault> {
+        if first == b'"' {
+            let start = self.at + 1;
+            let plain = start + plain_run(self.bytes.get(start..).unwrap_or_default());
+            return self.unescaped(start, plain, text_bytes).map(Apart::Text);
+        }
+        let outer = (self.limits, self.nodes, self.wide);
+        (self.limits, self.nodes, self.wide) = (inner, 0, false);
+        let value = self.value(first, 0);
+        let wide = self.wide;
+        (self.limits, self.nodes, self.wide) = outer;
+        Ok(Apart::Value(Parsed { value: value?, wide }))
+    }
+
+    /// An object whose members' values are read by `member`, from their first byte.
+    fn object_of(
+        &mut self,
+        depth: u32,
+        mut member: impl FnMut(&mut Self, &str, u8) -> Result<Value, Fault>,
+    ) -> Result<Map<String, Value>, Fault> {
         let mut next = self.enter(depth)?;
         let mut members = Map::new();
         if next == b'}' {
@@ -230,7 +314,7 @@ impl<'a> Parser<'a> {
             }
             self.at += 1;
             let first = self.peek_after_space();
-            match self.value(first, depth) {
+            match member(self, &name, first) {
                 // Names are already in normal form C, so that two spellings of one name meet here.
                 Ok(value) => match members.entry(name) {
                     Entry::Vacant(place) => {
@@ -269,14 +353,27 @@ impl<'a> Parser<'a> {
 
     /// A string that has more than plain ASCII: `plain` is the end of the plain run at its beginning.
     fn string_with_more(&mut self, start: usize, plain: usize) -> Result<String, Fault> {
+        let string = self.unescaped(start, plain, self.limits.string_bytes)?;
+        if let std::borrow::Cow::Owned(normal) = text::nfc(&string) {
+            // Normal form C can be longer than what was sent (UAX #15 §12: up to three times).
+            if normal.len() > self.limits.string_bytes {
+                return Err(Fault::new(Reason::String(self.limits.string_bytes), start - 1));
+            }
+            return Ok(normal);
+        }
+        Ok(string)
+    }
+
+    /// A string of at most so many bytes, under the text rules, not yet in normal form.
+    fn unescaped(&mut self, start: usize, plain: usize, max_bytes: usize) -> Result<String, Fault> {
         let mut string = String::new();
         let (mut from, mut at) = (start, plain);
         loop {
             let rest = self.bytes.get(at..).unwrap_or_default();
             at += rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).unwrap_or(rest.len());
             string.push_str(self.text.get(from..at).unwrap_or_default());
-            if string.len() > self.limits.string_bytes {
-                return Err(Fault::new(Reason::String(self.limits.string_bytes), start - 1));
+            if string.len() > max_bytes {
+                return Err(Fault::new(Reason::String(max_bytes), start - 1));
             }
             self.at = at;
             match self.peek() {
@@ -289,23 +386,12 @@ impl<'a> Parser<'a> {
             from = at;
         }
         self.at += 1;
-        if string.is_ascii() {
-            return match string.bytes().any(|b| b == 0x7f) {
-                false => Ok(string),
-                true => Err(Fault::new(Reason::Control, start - 1)),
-            };
-        }
-        if text::refused_at(&string).is_some() {
-            return Err(Fault::new(Reason::Control, start - 1));
-        }
-        if let std::borrow::Cow::Owned(normal) = text::nfc(&string) {
-            // Normal form C can be longer than what was sent (UAX #15 §12: up to three times).
-            if normal.len() > self.limits.string_bytes {
-                return Err(Fault::new(Reason::String(self.limits.string_bytes), start - 1));
-            }
-            return Ok(normal);
-        }
-        Ok(string)
+        // Of ASCII only DEL is left: all other controls are no JSON, or were refused as escapes.
+        let refused = match string.is_ascii() {
+            true => string.bytes().any(|b| b == 0x7f),
+            false => text::refused_at(&string).is_some(),
+        };
+        if refused { Err(Fault::new(Reason::Control, start - 1)) } else { Ok(string) }
     }
 
     /// One escape sequence, from its backslash.

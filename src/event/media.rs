@@ -43,7 +43,8 @@ impl MediaType {
             return None;
         }
         let form = match (main, sub) {
-            ("application", "json") => Form::Json,
+            // `*/json` and `*/*+json` are JSON wherever it matters which is (CloudEvents JSON format §3.1.1).
+            (_, "json") => Form::Json,
             (_, sub) if sub.ends_with("+json") => Form::Json,
             ("application", "x-www-form-urlencoded") => Form::Pairs,
             ("text", _) => Form::Text,
@@ -65,12 +66,12 @@ pub(crate) fn of_request<'m>(
     let (Some(value), None) = (values.next(), values.next()) else {
         return Err(EventError::UnsupportedMediaType);
     };
-    let value = value.to_str().map_err(|_| EventError::UnsupportedMediaType)?;
-    let (name, parameters) = match value.split_once(';') {
-        Some((name, parameters)) => (name, Some(parameters)),
-        None => (value, None),
-    };
-    let name = name.trim_matches([' ', '\t']);
+    named(value.to_str().map_err(|_| EventError::UnsupportedMediaType)?, listed)
+}
+
+/// The listed type that a content type names.
+pub(crate) fn named<'m>(value: &str, listed: &'m [MediaType]) -> Result<&'m MediaType, EventError> {
+    let (name, parameters) = essence(value);
     let found = listed.iter().find(|m| m.name.eq_ignore_ascii_case(name));
     let found = found.ok_or(EventError::UnsupportedMediaType)?;
     match parameters {
@@ -78,6 +79,21 @@ pub(crate) fn of_request<'m>(
         Some(parameters) if found.form != Form::Bytes && is_utf8_charset(parameters) => Ok(found),
         Some(_) => Err(EventError::UnsupportedMediaType),
     }
+}
+
+/// Whether a content type is this one, with no parameter but `charset=utf-8`.
+pub(crate) fn is_exactly(value: &str, media_type: &str) -> bool {
+    let (name, parameters) = essence(value);
+    name.eq_ignore_ascii_case(media_type) && parameters.is_none_or(is_utf8_charset)
+}
+
+/// A content type's media type, and its parameters if there are any.
+fn essence(value: &str) -> (&str, Option<&str>) {
+    let (name, parameters) = match value.split_once(';') {
+        Some((name, parameters)) => (name, Some(parameters)),
+        None => (value, None),
+    };
+    (name.trim_matches([' ', '\t']), parameters)
 }
 
 /// Whether a reply's content type is one media type with well-formed parameters.

@@ -8,8 +8,9 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::{BodyExt, combinators::BoxBody};
 use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
 
-use super::error::EventError;
+use super::{error::EventError, rules::BodyBounds};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -53,18 +54,15 @@ impl UnreadBody {
             }
     }
 
-    /// Reads it whole: at most `limit_bytes`, within `time`. More is never buffered.
-    pub(super) async fn read(self, limit_bytes: u64, time: Duration) -> Result<Bytes, EventError> {
+    /// Reads it whole, within its bounds of size and time. More is never buffered.
+    pub(super) async fn read(self, bounds: BodyBounds) -> Result<Bytes, EventError> {
         if self.is_empty() {
             return Ok(Bytes::new());
         }
-        let read = async {
-            match self.0 {
-                Inner::Incoming(body) => collect(body, limit_bytes).await,
-                Inner::Boxed(body) => collect(body, limit_bytes).await,
-            }
-        };
-        tokio::time::timeout(time, read).await.unwrap_or(Err(EventError::Timeout { after: time }))
+        match self.0 {
+            Inner::Incoming(body) => collect(body, bounds).await,
+            Inner::Boxed(body) => collect(body, bounds).await,
+        }
     }
 }
 
@@ -80,7 +78,7 @@ impl fmt::Debug for UnreadBody {
     }
 }
 
-async fn collect<B>(mut body: B, limit: u64) -> Result<Bytes, EventError>
+async fn collect<B>(mut body: B, bounds: BodyBounds) -> Result<Bytes, EventError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -88,12 +86,20 @@ where
     // Most bodies come in one piece, which then is the body.
     let mut whole = Bytes::new();
     let mut pieces: Option<BytesMut> = None;
-    while let Some(frame) = Pin::new(&mut body).frame().await {
+    let limit = bounds.max_bytes;
+    let begun = Instant::now();
+    let mut so_far = 0_u64;
+    loop {
+        // What came buys time, up to the time for the whole; a body that is here already never looks at the clock again.
+        let earned = GRACE + Duration::from_millis(so_far.saturating_mul(1000) / bounds.min_rate.max(1));
+        let time = bounds.time.min(earned);
+        let next = timeout_at(begun + time, Pin::new(&mut body).frame()).await;
+        let Some(frame) = next.map_err(|_| EventError::Timeout { after: time })? else { break };
         let frame = frame.map_err(|e| EventError::BodyLost { source: e.into() })?;
         // Trailers are not part of the event.
         let Ok(data) = frame.into_data() else { continue };
-        let so_far = pieces.as_ref().map_or(whole.len(), BytesMut::len);
-        if so_far.saturating_add(data.len()) as u64 > limit {
+        so_far = so_far.saturating_add(data.len() as u64);
+        if so_far > limit {
             return Err(EventError::TooLarge { limit });
         }
         match &mut pieces {
@@ -109,6 +115,9 @@ where
     }
     Ok(pieces.map_or(whole, BytesMut::freeze))
 }
+
+/// A line may hang for so long before its rate is looked at.
+const GRACE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -136,6 +145,39 @@ mod tests {
         }
     }
 
+    fn bounds(max_bytes: u64) -> BodyBounds {
+        BodyBounds { max_bytes, time: Duration::from_secs(30), min_rate: 100 }
+    }
+
+    /// So many bytes a second, without end.
+    struct Trickle(usize, Pin<Box<tokio::time::Sleep>>);
+
+    impl Body for Trickle {
+        type Data = Bytes;
+        type Error = std::io::Error;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
+            std::task::ready!(self.1.as_mut().poll(context));
+            let next = self.1.deadline() + Duration::from_secs(1);
+            self.1.as_mut().reset(next);
+            Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from(vec![b'x'; self.0])))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c01_a_body_that_trickles_is_refused_after_the_grace_and_a_slow_one_gets_its_time() {
+        for (bytes, seconds) in [(0, 5), (1, 5), (50, 9), (100, 30), (1000, 30)] {
+            let begun = Instant::now();
+            let body =
+                UnreadBody::boxed(Trickle(bytes, Box::pin(tokio::time::sleep(Duration::from_secs(1)))));
+            let refused = body.read(bounds(1 << 20)).await;
+            assert!(matches!(refused, Err(EventError::Timeout { .. })), "{bytes}: {refused:?}");
+            assert_eq!(begun.elapsed().as_secs(), seconds, "{bytes} bytes a second");
+        }
+    }
+
     struct Silent;
 
     impl Body for Silent {
@@ -153,14 +195,14 @@ mod tests {
     async fn d01_chunks_without_end_are_refused_at_the_limit() {
         let given = Arc::new(AtomicU64::new(0));
         let body = UnreadBody::boxed(Endless(Arc::clone(&given)));
-        let refused = body.read(64 * 1024, Duration::from_secs(30)).await;
+        let refused = body.read(bounds(64 * 1024)).await;
         assert!(matches!(refused, Err(EventError::TooLarge { limit: 65_536 })), "{refused:?}");
         assert_eq!(given.load(Ordering::Relaxed), 65 * 1024);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn d01_a_body_that_never_comes_is_refused_in_time() {
-        let refused = UnreadBody::boxed(Silent).read(1024, Duration::from_millis(1)).await;
+        let refused = UnreadBody::boxed(Silent).read(bounds(1024)).await;
         assert!(matches!(refused, Err(EventError::Timeout { .. })), "{refused:?}");
     }
 
@@ -169,8 +211,8 @@ mod tests {
         let chunks =
             ["a", "", "bc", "d"].map(|c| Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from(c))));
         let body = UnreadBody::boxed(Chunks(chunks.into_iter().collect()));
-        assert_eq!(body.read(4, Duration::from_secs(1)).await.unwrap(), "abcd");
-        assert_eq!(UnreadBody::of("abcd").read(4, Duration::from_secs(1)).await.unwrap(), "abcd");
+        assert_eq!(body.read(bounds(4)).await.unwrap(), "abcd");
+        assert_eq!(UnreadBody::of("abcd").read(bounds(4)).await.unwrap(), "abcd");
     }
 
     struct Chunks(std::collections::VecDeque<Result<http_body::Frame<Bytes>, std::io::Error>>);

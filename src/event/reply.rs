@@ -7,10 +7,12 @@ use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::{
-    error::{EventError, Malformed, Violation},
+    author::Author,
+    content::{settle, write},
+    error::{EventError, Malformed, Violation, places},
     json::{self, JsonLimits},
     media,
-    rules::{Author, Written, settle, write},
+    rules::Written,
     schema::Schema,
     schemas::Schemas,
 };
@@ -56,7 +58,7 @@ pub enum ReplyError {
     #[error("the reply is {0}")]
     Malformed(#[from] Malformed),
     /// The reply breaks the response schema.
-    #[error("the reply breaks the response schema in {} places", errors.len())]
+    #[error("the reply breaks the response schema: {}", places(errors))]
     Invalid {
         /// At most 20.
         errors: Vec<Violation>,

@@ -1,4 +1,5 @@
-//! What one function takes, compiled from its manifest and schemas; and the way of an event through it.
+//! What one function takes, compiled from its manifest and schemas; and the way of an event through it. What is in a
+//! body is read in [`super::content`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,16 +9,18 @@ use serde_json::Value;
 use toml::Spanned;
 
 use super::{
+    author::Author,
+    cloudevents::{self, ContentMode, Envelope, Structured},
+    content::{Content, settle, utf8},
     error::{EventError, Malformed, Part, Reason, Violation, shorten},
     headers::HeaderList,
     injection::{self, Mode, Signal},
-    json::{self, JsonLimits, Parsed},
-    media::{self, Form, MediaType},
-    plan, query,
+    json::{self, JsonLimits},
+    media::{self, MediaType},
+    query,
     read::UnreadBody,
     schema::Schema,
     schemas::Schemas,
-    text,
 };
 use crate::{
     authn::{Caller, Received},
@@ -36,12 +39,14 @@ pub struct BodyBounds {
     pub max_bytes: u64,
     /// Time for a body to arrive.
     pub time: Duration,
+    /// Bytes a second at which it must arrive after a grace, so that a place is not held by trickling.
+    pub min_rate: u64,
 }
 
 impl Default for BodyBounds {
     /// As long as the longest string of an event; 10 s let a phone on a poor line send that much.
     fn default() -> Self {
-        Self { max_bytes: 64 * 1024, time: Duration::from_secs(10) }
+        Self { max_bytes: 64 * 1024, time: Duration::from_secs(10), min_rate: 1024 }
     }
 }
 
@@ -70,12 +75,13 @@ pub struct EventRules {
     allow: Arc<str>,
     takes_rest: bool,
     gives_raw: bool,
-    body: BodyBounds,
-    media_types: Vec<MediaType>,
+    pub(super) body: BodyBounds,
+    pub(super) media_types: Vec<MediaType>,
+    takes_cloudevents: bool,
     headers: HeaderList,
-    limits: JsonLimits,
-    injection: Mode,
-    schema: Option<Arc<Schema>>,
+    pub(super) limits: JsonLimits,
+    pub(super) injection: Mode,
+    pub(super) schema: Option<Arc<Schema>>,
     query_schema: Option<Arc<Schema>>,
 }
 
@@ -191,11 +197,18 @@ impl Validated {
     }
 }
 
-/// A body that was read and validated.
-#[derive(Debug, Default)]
-struct Content {
-    media_type: Option<Arc<str>>,
-    bytes: Bytes,
+/// What the head alone says of an event, validated; what the body is read by.
+#[derive(Debug)]
+pub(super) struct Begun<'r> {
+    method: Method,
+    /// None for a request without a body where one may be absent, and in structured mode, where the body says it.
+    media_type: Option<&'r MediaType>,
+    /// Attributes that came in headers, of a CloudEvent in structured mode.
+    structured: Option<cloudevents::Attributes>,
+    rest: String,
+    query: String,
+    headers: Vec<(HeaderName, String)>,
+    signals: Vec<Signal>,
 }
 
 impl EventRules {
@@ -224,28 +237,62 @@ impl EventRules {
         head: EventHead<'_>,
         body: UnreadBody,
     ) -> Result<Event, EventError> {
+        let begun = self.begin(head, body.declared_bytes(), body.is_empty())?;
+        self.finish(begun, body.read(self.body).await?)
+    }
+
+    /// All that can be said before the body is read.
+    pub(super) fn begin(
+        &self,
+        head: EventHead<'_>,
+        declared_bytes: Option<u64>,
+        is_empty: bool,
+    ) -> Result<Begun<'_>, EventError> {
         if !self.methods.contains(head.method) {
             return Err(EventError::MethodNotAllowed { allow: Arc::clone(&self.allow) });
         }
         if head.rest.is_some() && !self.takes_rest {
             return Err(EventError::NoRest);
         }
-        if body.declared_bytes().is_some_and(|declared| declared > self.body.max_bytes) {
+        if declared_bytes.is_some_and(|declared| declared > self.body.max_bytes) {
             return Err(EventError::TooLarge { limit: self.body.max_bytes });
         }
-        let media_type = self.media_type(&head, &body)?;
+        let mode = self.takes_cloudevents.then(|| ContentMode::of(head.headers)).transpose()?;
+        let media_type = match mode {
+            Some(ContentMode::Structured) => None,
+            Some(ContentMode::Binary) | None => self.media_type(&head, is_empty)?,
+        };
         if head.headers.contains_key(header::CONTENT_ENCODING) {
             return Err(EventError::UnsupportedEncoding);
         }
         let rest = head.rest.map(|rest| query::rest(rest, &self.limits)).transpose()?.unwrap_or_default();
-        let headers = self.headers.pick(head.headers)?;
+        let mut headers = self.headers.pick(head.headers)?;
+        let mut structured = None;
+        match mode {
+            Some(ContentMode::Structured) => {
+                structured = Some(cloudevents::header_attributes(head.headers)?);
+            }
+            Some(ContentMode::Binary) => headers.extend(Envelope::of_headers(head.headers)?.into_headers()),
+            None => {}
+        }
         let mut signals = Vec::new();
         let query = self.query(head.query.unwrap_or_default(), &mut signals)?;
-        let received = body.read(self.body.max_bytes, self.body.time).await?;
-        let content = match media_type {
-            Some(media_type) => self.content(media_type, &received, &mut signals)?,
-            None if received.is_empty() => Content::default(),
-            None => return Err(EventError::UnsupportedMediaType),
+        Ok(Begun { method: head.method.clone(), media_type, structured, rest, query, headers, signals })
+    }
+
+    /// The event whose body this is.
+    pub(super) fn finish(&self, begun: Begun<'_>, received: Bytes) -> Result<Event, EventError> {
+        let Begun { method, media_type, structured, rest, query, mut headers, mut signals } = begun;
+        let content = match (structured, media_type) {
+            (Some(repeated), _) => {
+                let Structured { envelope, content_type, data } =
+                    Structured::read(utf8(&received)?, &self.limits, &repeated)?;
+                headers.extend(envelope.into_headers());
+                self.data(&method, content_type.as_deref(), data, &mut signals)?
+            }
+            (None, Some(media_type)) => self.content(media_type, &received, &mut signals)?,
+            (None, None) if received.is_empty() => Content::default(),
+            (None, None) => return Err(EventError::UnsupportedMediaType),
         };
         if self.injection != Mode::Off && !rest.is_empty() {
             injection::scan_text(&rest, "rest", &mut signals);
@@ -254,7 +301,7 @@ impl EventRules {
             return Err(EventError::Injection { signals });
         }
         Ok(Event {
-            method: head.method.clone(),
+            method,
             rest,
             query,
             headers,
@@ -267,12 +314,16 @@ impl EventRules {
     }
 
     /// The media type by which the body is read; none for a request without a body, where one may be absent.
-    fn media_type(&self, head: &EventHead<'_>, body: &UnreadBody) -> Result<Option<&MediaType>, EventError> {
-        let may_be_absent = self.media_types.is_empty() || is_bodiless(head.method);
-        if may_be_absent && body.is_empty() {
+    fn media_type(&self, head: &EventHead<'_>, is_empty: bool) -> Result<Option<&MediaType>, EventError> {
+        if is_empty && self.may_be_absent(head.method) {
             return Ok(None);
         }
         media::of_request(head.headers, &self.media_types).map(Some)
+    }
+
+    /// Whether a request may come without a body, or a CloudEvent without data.
+    pub(super) fn may_be_absent(&self, method: &Method) -> bool {
+        self.media_types.is_empty() || is_bodiless(method)
     }
 
     fn query(&self, encoded: &str, signals: &mut Vec<Signal>) -> Result<String, EventError> {
@@ -296,58 +347,10 @@ impl EventRules {
         serde_json::to_string(&value).map_err(|source| EventError::Write { source })
     }
 
-    fn content(
-        &self,
-        media_type: &MediaType,
-        received: &Bytes,
-        signals: &mut Vec<Signal>,
-    ) -> Result<Content, EventError> {
-        let name = Some(Arc::clone(&media_type.name));
-        let parsed = match media_type.form {
-            Form::Bytes => return Ok(Content { media_type: name, bytes: received.clone() }),
-            Form::Text => {
-                let text = utf8(received)?;
-                if let Some(offset) = text::refused_at(text) {
-                    return Err(Malformed::new(Part::Body, Reason::Control).offset(offset).into());
-                }
-                if self.injection != Mode::Off {
-                    injection::scan_text(text, "", signals);
-                }
-                let bytes = match text::nfc(text) {
-                    std::borrow::Cow::Borrowed(_) => received.clone(),
-                    std::borrow::Cow::Owned(normal) => self.bounded(normal.into_bytes())?,
-                };
-                return Ok(Content { media_type: name, bytes });
-            }
-            Form::Json => json::parse(utf8(received)?, &self.limits)?,
-            Form::Pairs => {
-                let plan = self.schema.as_ref().ok_or(EventError::UnsupportedMediaType)?.plan();
-                query::object(utf8(received)?, Part::Body, plan, &self.limits)?
-            }
-        };
-        let schema = self.schema.as_ref().ok_or(EventError::UnsupportedMediaType)?;
-        let value = settle(parsed, schema, &self.limits)?;
-        if self.injection != Mode::Off {
-            injection::scan(&value, &mut String::new(), signals);
-        }
-        let bytes = write(&value, received.len())?;
-        let bytes = if schema.plan().sanitizes() { self.bounded(bytes)? } else { bytes.into() };
-        let media_type = if media_type.form == Form::Pairs { Some(Arc::from(JSON)) } else { name };
-        Ok(Content { media_type, bytes })
-    }
-
     /// The way of a JSON body alone, up to the value that is written for the function: what benches measure.
     pub fn check_json(&self, received: &[u8]) -> Result<Value, EventError> {
         let schema = self.schema.as_ref().ok_or(EventError::UnsupportedMediaType)?;
         settle(json::parse_bytes(received, &self.limits)?, schema, &self.limits)
-    }
-
-    /// Text that grew on its way is bounded as what was received.
-    fn bounded(&self, bytes: Vec<u8>) -> Result<Bytes, EventError> {
-        match bytes.len() as u64 > self.body.max_bytes {
-            true => Err(EventError::TooLarge { limit: self.body.max_bytes }),
-            false => Ok(bytes.into()),
-        }
     }
 
     /// Methods that the manifest lists.
@@ -363,6 +366,11 @@ impl EventRules {
     /// Media types that the function takes; none if it takes no body.
     pub fn media_types(&self) -> impl Iterator<Item = &str> {
         self.media_types.iter().map(|m| &*m.name)
+    }
+
+    /// Whether it takes CloudEvents, and nothing else; the media types are then those of their data.
+    pub fn takes_cloudevents(&self) -> bool {
+        self.takes_cloudevents
     }
 
     /// Largest body, in bytes.
@@ -396,36 +404,6 @@ impl EventRules {
     }
 }
 
-/// What follows the strict reading: wide integers, sanitizing, bounds again, the schema.
-pub(super) fn settle(parsed: Parsed, schema: &Schema, limits: &JsonLimits) -> Result<Value, EventError> {
-    let Parsed { mut value, wide } = parsed;
-    if wide && let Some(pointer) = schema.plan().too_wide(&value) {
-        return Err(Malformed::new(Part::Body, Reason::Wide).pointer(pointer).into());
-    }
-    if schema.plan().sanitizes() {
-        let errors = schema.plan().sanitize(&mut value);
-        if !errors.is_empty() {
-            return Err(EventError::Invalid { errors });
-        }
-        if let Some(pointer) = plan::too_long(&value, limits) {
-            return Err(Malformed::new(Part::Body, Reason::String(limits.string_bytes))
-                .pointer(pointer)
-                .into());
-        }
-    }
-    match schema.check(&value) {
-        Ok(()) => Ok(value),
-        Err(errors) => Err(EventError::Invalid { errors }),
-    }
-}
-
-/// Writes a value in a buffer that fits what it was read from.
-pub(super) fn write(value: &Value, about_bytes: usize) -> Result<Vec<u8>, EventError> {
-    let mut bytes = Vec::with_capacity(about_bytes + 16);
-    serde_json::to_writer(&mut bytes, value).map_err(|source| EventError::Write { source })?;
-    Ok(bytes)
-}
-
 /// A refusal of the query's object, told by parameter.
 fn in_query(error: EventError) -> EventError {
     let parameter = |pointer: String| match pointer.strip_prefix('/') {
@@ -443,10 +421,6 @@ fn in_query(error: EventError) -> EventError {
         },
         other => other,
     }
-}
-
-fn utf8(bytes: &Bytes) -> Result<&str, Malformed> {
-    std::str::from_utf8(bytes).map_err(|e| Malformed::new(Part::Body, Reason::Utf8).offset(e.valid_up_to()))
 }
 
 /// Methods whose requests usually have no body (RFC 9110 §9.3): without one, the schema has nothing to say.
@@ -472,6 +446,7 @@ impl EventRules {
         let methods = methods(&written.manifest.methods);
         let limits = author.limits(event);
         let injection = author.injection(event.injection.as_ref());
+        let takes_cloudevents = author.envelope(event);
         let headers = author.headers(&event.headers);
         let schema = author.schema(event.schema.as_ref(), written.event_schema, limits.depth);
         let query_schema = author.schema(event.query.as_ref(), written.query_schema, limits.depth);
@@ -492,6 +467,7 @@ impl EventRules {
             gives_raw: event.raw,
             body,
             media_types,
+            takes_cloudevents,
             headers,
             limits,
             injection,
@@ -508,163 +484,6 @@ fn methods(written: &Spanned<Vec<Spanned<String>>>) -> Vec<Method> {
     METHODS.iter().filter(listed).cloned().collect()
 }
 
-/// Talks to the author of a manifest.
-pub(super) struct Author<'a> {
-    pub(super) source: &'a Source,
-    pub(super) schemas: &'a Schemas,
-    pub(super) diagnostics: Vec<Diagnostic>,
-}
-
-impl Author<'_> {
-    fn fault<T>(&mut self, place: &Spanned<T>, message: impl Into<String>, hint: impl Into<String>) {
-        self.diagnostics.push(Diagnostic::fault(message).at(self.source, place.span()).hint(hint));
-    }
-
-    fn warn<T>(&mut self, place: &Spanned<T>, message: impl Into<String>, hint: impl Into<String>) {
-        self.diagnostics.push(Diagnostic::warning(message).at(self.source, place.span()).hint(hint));
-    }
-
-    fn limits(&mut self, event: &crate::site::manifest::RawEvent) -> JsonLimits {
-        let max = JsonLimits::MAX;
-        let string = event.max_string.as_ref().map(|s| Spanned::new(s.span(), s.get_ref().0));
-        let string_bytes = self.lower("max-string", string.as_ref(), max.string_bytes as u64);
-        JsonLimits {
-            depth: self.lower("max-depth", event.max_depth.as_ref(), max.depth),
-            nodes: self.lower("max-nodes", event.max_nodes.as_ref(), max.nodes),
-            string_bytes: usize::try_from(string_bytes).unwrap_or(max.string_bytes),
-            items: self.lower_count("max-items", event.max_items.as_ref(), max.items),
-            members: self.lower_count("max-members", event.max_members.as_ref(), max.members),
-        }
-    }
-
-    fn lower_count(&mut self, key: &str, written: Option<&Spanned<u32>>, max: usize) -> usize {
-        let bound = self.lower(key, written, u32::try_from(max).unwrap_or(u32::MAX));
-        usize::try_from(bound).unwrap_or(max)
-    }
-
-    /// A limit may be lowered only.
-    fn lower<T: Copy + PartialOrd + std::fmt::Display>(
-        &mut self,
-        key: &str,
-        written: Option<&Spanned<T>>,
-        max: T,
-    ) -> T {
-        match written {
-            Some(bound) if *bound.get_ref() > max => {
-                self.fault(bound, format!("`{key}` is above the platform's limit"), format!("at most {max}"));
-                max
-            }
-            Some(bound) => *bound.get_ref(),
-            None => max,
-        }
-    }
-
-    fn injection(&mut self, written: Option<&Spanned<String>>) -> Mode {
-        match written.map(|w| w.get_ref().as_str()) {
-            None | Some("detect") => Mode::Detect,
-            Some("off") => Mode::Off,
-            Some("block") => Mode::Block,
-            Some(other) => {
-                let message = format!("`injection` cannot be `{other}`");
-                if let Some(place) = written {
-                    self.fault(place, message, "`off`, `detect` (the default) or `block`");
-                }
-                Mode::Block
-            }
-        }
-    }
-
-    fn headers(&mut self, written: &[Spanned<String>]) -> HeaderList {
-        let mut list = HeaderList::new();
-        for name in written {
-            if let Err(fault) = list.add(name.get_ref()) {
-                let message = fault.to_string().replace("{name}", name.get_ref());
-                self.fault(name, message, "list only what the function reads");
-            }
-        }
-        if written.len() > MAX_LISTED_HEADERS
-            && let Some(last) = written.last()
-        {
-            self.fault(
-                last,
-                format!("more than {MAX_LISTED_HEADERS} headers are listed"),
-                "list only what the function reads",
-            );
-        }
-        list
-    }
-
-    pub(super) fn schema(
-        &mut self,
-        named: Option<&Spanned<String>>,
-        source: Option<&Source>,
-        depth: u32,
-    ) -> Option<Arc<Schema>> {
-        let named = named?;
-        match source {
-            Some(source) => self.schemas.compile(source, depth, &mut self.diagnostics),
-            None => {
-                self.fault(
-                    named,
-                    format!("`{}` could not be read", named.get_ref()),
-                    "put the schema beside the manifest",
-                );
-                None
-            }
-        }
-    }
-
-    fn media_types(
-        &mut self,
-        written: Option<&Spanned<Vec<Spanned<String>>>>,
-        has_schema: bool,
-    ) -> Vec<MediaType> {
-        let Some(written) = written else {
-            return if has_schema { vec![MediaType::json()] } else { Vec::new() };
-        };
-        let mut types: Vec<MediaType> = Vec::new();
-        for name in written.get_ref() {
-            match MediaType::listed(name.get_ref()) {
-                None => self.fault(
-                    name,
-                    format!("`{}` is no media type that a function can take", name.get_ref()),
-                    "write one type in lower case, without wildcard or parameters; no `multipart`",
-                ),
-                Some(media_type) if types.contains(&media_type) => {
-                    self.fault(name, format!("`{}` is listed twice", name.get_ref()), "remove one");
-                }
-                Some(media_type) => {
-                    if matches!(media_type.form, Form::Json | Form::Pairs) && !has_schema {
-                        self.fault(
-                            name,
-                            format!("`{}` needs a schema", name.get_ref()),
-                            "name one as `[event] schema`: what nobody described cannot be validated",
-                        );
-                    }
-                    types.push(media_type);
-                }
-            }
-        }
-        if has_schema && !types.iter().any(|t| matches!(t.form, Form::Json | Form::Pairs)) {
-            self.warn(written, "the schema is never used", "list `application/json`, or remove `schema`");
-        }
-        types
-    }
-
-    fn note_raw(&mut self, schema: Option<&Spanned<String>>) {
-        let message = "the function gets the exact bytes besides the validated event";
-        let hint = "only for checking a signature over them: a second parser may read them differently";
-        match schema {
-            Some(place) => self.warn(place, message, hint),
-            None => self.diagnostics.push(Diagnostic::warning(message).in_file(self.source).hint(hint)),
-        }
-    }
-}
-
 /// Methods that a function can have (C9: never CONNECT or TRACE; OPTIONS is of CORS, which is off).
 const METHODS: &[Method] =
     &[Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-
-const JSON: &str = "application/json";
-
-const MAX_LISTED_HEADERS: usize = 32;

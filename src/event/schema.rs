@@ -1,9 +1,9 @@
 //! A JSON Schema 2020-12 as the author wrote it, compiled once: `format` asserted, patterns in linear time, nothing
 //! fetched.
 
-use std::ops::Range;
+use std::{ops::Range, sync::LazyLock};
 
-use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind as Kind};
+use jsonschema::{PatternOptions, ValidationError, Validator, error::ValidationErrorKind as Kind};
 use percent_encoding::{AsciiSet, CONTROLS};
 use serde_json::Value;
 
@@ -111,10 +111,42 @@ impl Schema {
         let told = self.validator.iter_errors(value).take(MAX_VIOLATIONS).map(|error| {
             let mut pointer = error.instance_path().to_string();
             shorten(&mut pointer);
-            Violation { pointer, keyword: error.kind().keyword().to_owned(), limit: limit(error.kind()) }
+            Violation { pointer, keyword: keyword(&error), limit: limit(error.kind()) }
         });
         Err(told.collect())
     }
+}
+
+/// Whether a text is a URI reference (RFC 3986 §4.1).
+pub(crate) fn is_uri_reference(text: &str) -> bool {
+    static FORMAT: LazyLock<Option<Validator>> = LazyLock::new(|| format("uri-reference"));
+    FORMAT.as_ref().is_some_and(|format| format.is_valid(&Value::from(text)))
+}
+
+/// Whether a text is an absolute URI (RFC 3986 §4.3): one with a scheme and without a fragment.
+pub(crate) fn is_absolute_uri(text: &str) -> bool {
+    static FORMAT: LazyLock<Option<Validator>> = LazyLock::new(|| format("uri"));
+    !text.contains('#') && FORMAT.as_ref().is_some_and(|format| format.is_valid(&Value::from(text)))
+}
+
+/// Nothing has a format that could not be built (INVARIANT Closed).
+fn format(name: &str) -> Option<Validator> {
+    let schema = serde_json::json!({ "type": "string", "format": name });
+    jsonschema::options().should_validate_formats(true).offline().build(&schema).ok()
+}
+
+/// The keyword that was broken. A schema that is `false` has none of its own: it is told by the one that holds it.
+fn keyword(error: &ValidationError<'_>) -> String {
+    if !matches!(error.kind(), Kind::FalseSchema) {
+        return error.kind().keyword().to_owned();
+    }
+    let path = error.schema_path().to_string();
+    let mut segments = path.rsplit('/');
+    let (last, holder) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
+    // The members and items of these are schemas, and have names of the author's.
+    let holds_many =
+        ["properties", "patternProperties", "dependentSchemas", "prefixItems", "allOf", "anyOf", "oneOf"];
+    if holds_many.contains(&holder) { holder.to_owned() } else { last.to_owned() }
 }
 
 /// A reference to the property of that name of a schema that stands at `base`.
@@ -300,6 +332,21 @@ mod tests {
         );
         let many = compile(r#"{"items": {"type": "integer"}}"#).unwrap();
         assert_eq!(many.check(&json!(vec!["x"; 100])).unwrap_err().len(), MAX_VIOLATIONS);
+    }
+
+    #[test]
+    fn a_schema_that_is_false_is_told_by_the_keyword_that_holds_it() {
+        for (schema, value, pointer, keyword) in [
+            (r#"{"additionalProperties": false}"#, json!({"a": 1}), "", "additionalProperties"),
+            (r#"{"properties": {"a": false}}"#, json!({"a": 1}), "/a", "properties"),
+            (r#"{"properties": {"a": {"items": false}}}"#, json!({"a": [1]}), "/a/0", "items"),
+            (r#"{"patternProperties": {"^a": false}}"#, json!({"a": 1}), "/a", "patternProperties"),
+            (r#"{"prefixItems": [true, false]}"#, json!([1, 2]), "/1", "prefixItems"),
+        ] {
+            let violations = compile(schema).unwrap().check(&value).unwrap_err();
+            let told: Vec<_> = violations.iter().map(|v| (v.pointer.as_str(), v.keyword.as_str())).collect();
+            assert_eq!(told, [(pointer, keyword)], "{schema}");
+        }
     }
 
     #[test]

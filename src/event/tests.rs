@@ -71,7 +71,10 @@ impl Function {
             query_schema: query.as_ref(),
             response_schema: None,
         };
-        EventRules::compile(written, BodyBounds { max_bytes: 1024, time: Duration::from_secs(5) })
+        EventRules::compile(
+            written,
+            BodyBounds { max_bytes: 1024, time: Duration::from_secs(5), min_rate: 1 },
+        )
     }
 
     fn rules(&self) -> EventRules {

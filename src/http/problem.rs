@@ -38,6 +38,8 @@ pub enum Code {
     Malformed,
     /// Breaks the schema.
     InvalidEvent,
+    /// The connection was opened for another host than the request is for.
+    Misdirected,
     /// The request came too slowly.
     Timeout,
     /// No room.
@@ -52,7 +54,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of README's table.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Unauthenticated,
         Self::Unavailable,
         Self::NotFound,
@@ -62,6 +64,7 @@ impl Code {
         Self::UnsupportedMediaType,
         Self::Malformed,
         Self::InvalidEvent,
+        Self::Misdirected,
         Self::Timeout,
         Self::Overloaded,
         Self::FunctionFailed,
@@ -105,6 +108,9 @@ impl Code {
             Self::Malformed => (S::BAD_REQUEST, "malformed", "The request is not well-formed"),
             Self::InvalidEvent => {
                 (S::UNPROCESSABLE_ENTITY, "invalid_event", "The event does not fit the function's schema")
+            }
+            Self::Misdirected => {
+                (S::MISDIRECTED_REQUEST, "misdirected", "This connection was opened for another host")
             }
             Self::Timeout => (S::REQUEST_TIMEOUT, "timeout", "The request came too slowly"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "No room at the moment"),
@@ -170,7 +176,7 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.code == Code::Unauthenticated {
             let challenge = match (&self.nonce, self.offered) {
-                (Some(_), _) => r#"DPoP realm="sandgate", error="use_dpop_nonce""#,
+                (Some(_), _) => r#"DPoP error="use_dpop_nonce""#,
                 (None, true) => r#"Bearer realm="sandgate", error="invalid_token""#,
                 (None, false) => r#"Bearer realm="sandgate""#,
             };
@@ -189,12 +195,12 @@ impl Problem {
     }
 }
 
-impl From<RouteError> for Problem {
+impl From<RouteError> for Code {
     fn from(error: RouteError) -> Self {
-        Self::plain(match error {
-            RouteError::TooLong | RouteError::NotAPath | RouteError::Hostile => Code::Malformed,
-            RouteError::NamesNothing => Code::NotFound,
-        })
+        match error {
+            RouteError::TooLong | RouteError::NotAPath | RouteError::Hostile => Self::Malformed,
+            RouteError::NamesNothing => Self::NotFound,
+        }
     }
 }
 
@@ -205,6 +211,8 @@ impl From<&Refusal> for Problem {
             Refusal::UnknownTenant(_) => Self::plain(Code::Unauthenticated),
             Refusal::FaultyTenant(_) | Refusal::Audit(_) => Self::plain(Code::Unavailable),
             Refusal::UnknownFunction(_) => Self::plain(Code::NotFound),
+            // As if policy said so: what is blocked, and why, is the operator's.
+            Refusal::Blocked { .. } => Self::plain(Code::Forbidden),
             Refusal::Authn(AuthnError::Proof(ProofError::Nonce { fresh })) => {
                 Self { nonce: Some(fresh.clone()), ..Self::plain(Code::Unauthenticated) }
             }

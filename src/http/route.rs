@@ -38,8 +38,30 @@ pub enum RouteError {
     NamesNothing,
 }
 
-/// Reads a request target, path and query as received.
+/// Reads a request target, path and query as received: `/tenant/function`.
 pub fn route(path: &str, query: Option<&str>) -> Result<Route, RouteError> {
+    let (tenant, path) = segments(path, query)?.split_once('/').ok_or(RouteError::NamesNothing)?;
+    let tenant = tenant.parse().map_err(|_| RouteError::NamesNothing)?;
+    at(tenant, path, query)
+}
+
+/// Reads a request target at the host of a tenant: `/function`.
+pub fn route_at_host(tenant: &TenantName, path: &str, query: Option<&str>) -> Result<Route, RouteError> {
+    at(tenant.clone(), segments(path, query)?, query)
+}
+
+/// What names function and rest.
+fn at(tenant: TenantName, path: &str, query: Option<&str>) -> Result<Route, RouteError> {
+    let (function, rest) = match path.split_once('/') {
+        Some((function, rest)) => (function, Some(rest.to_owned())),
+        None => (path, None),
+    };
+    let function = function.parse().map_err(|_| RouteError::NamesNothing)?;
+    Ok(Route { tenant, function, rest, query: query.map(str::to_owned) })
+}
+
+/// A path without the slash that it begins with, if it hides nothing.
+fn segments<'a>(path: &'a str, query: Option<&str>) -> Result<&'a str, RouteError> {
     if path.len() + query.map_or(0, |q| q.len() + 1) > MAX_TARGET_BYTES {
         return Err(RouteError::TooLong);
     }
@@ -48,10 +70,7 @@ pub fn route(path: &str, query: Option<&str>) -> Result<Route, RouteError> {
     if !path.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'~')) {
         refuse_hostile(segments)?;
     }
-    let mut parts = segments.splitn(3, '/');
-    let tenant = parts.next().unwrap_or_default().parse().map_err(|_| RouteError::NamesNothing)?;
-    let function = parts.next().unwrap_or_default().parse().map_err(|_| RouteError::NamesNothing)?;
-    Ok(Route { tenant, function, rest: parts.next().map(str::to_owned), query: query.map(str::to_owned) })
+    Ok(segments)
 }
 
 /// Refuses a path that would read differently once decoded.
@@ -105,6 +124,30 @@ mod tests {
         assert_eq!((r.rest.as_deref(), r.query.as_deref()), (None, Some("a=1")));
         assert_eq!(path("/acme/hello/").unwrap().rest.as_deref(), Some(""));
         assert_eq!(path("/acme/hello/a/b%20c").unwrap().rest.as_deref(), Some("a/b%20c"));
+    }
+
+    #[test]
+    fn at_a_tenants_host_a_path_names_function_and_rest() {
+        let at = |path: &str| route_at_host(&"acme".parse().unwrap(), path, Some("a=1"));
+        let named = |path: &str| {
+            let r = at(path).unwrap();
+            assert_eq!((r.tenant.as_str(), r.query.as_deref()), ("acme", Some("a=1")));
+            (r.function.to_string(), r.rest)
+        };
+        assert_eq!(named("/hello"), ("hello".to_owned(), None));
+        assert_eq!(named("/hello/"), ("hello".to_owned(), Some(String::new())));
+        assert_eq!(named("/globex/calendar/x"), ("globex".to_owned(), Some("calendar/x".to_owned())));
+        for (path, error) in [
+            ("/", RouteError::NamesNothing),
+            ("//hello", RouteError::NamesNothing),
+            ("/Hello", RouteError::NamesNothing),
+            ("hello", RouteError::NotAPath),
+            ("*", RouteError::NotAPath),
+            ("/hello/../x", RouteError::Hostile),
+            ("/h%65llo", RouteError::Hostile),
+        ] {
+            assert_eq!(at(path), Err(error), "{path}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use toml::Spanned;
@@ -18,12 +19,14 @@ use crate::{
     site::{
         FileIdentity, Folder, FunctionSources, NamedFile, Site, TenantSources,
         config::ServerConfig,
-        diagnostic::{Diagnostic, Source},
+        diagnostic::{Diagnostic, Source, with_causes},
+        host::HostName,
         limits::Limits,
         manifest::{RawLimits, RawManifest},
         spread::spread,
         units::Bytes,
     },
+    tls::{Host, Hosts},
 };
 
 /// What revisions are built with: it outlives them all.
@@ -91,12 +94,14 @@ impl Builder {
             },
         );
         let parts: HashMap<TenantName, Part> = parts.into_iter().collect();
+        let hosts = hosts(site, &parts, previous);
         let id: String = site.fingerprint.to_string().chars().take(REVISION_CHARS).collect();
         let revision = Revision {
             id: id.into(),
             platform,
             platform_fingerprint: site.platform.fingerprint,
             tenants: parts,
+            hosts,
         };
         Ok((Arc::new(revision), diagnostics))
     }
@@ -112,6 +117,13 @@ impl Builder {
         let mut diagnostics = sources.diagnostics.clone();
         let tenant = self.tenant(sources, platform, site, components, &mut diagnostics);
         let sound = !diagnostics.iter().any(Diagnostic::is_fault);
+        let before = old.and_then(|part| part.serving.as_ref()).map_or(&[][..], |tenant| &tenant.hosts);
+        let hosts =
+            Hosts { site, tenant: sources, before, development: self.development, now: SystemTime::now() };
+        // A host that cannot be served keeps nobody from the tenant's other ways in, and no policy from being in force.
+        let (hosts, told) = hosts.compile();
+        diagnostics.extend(told);
+        let tenant = tenant.map(|tenant| Tenant { hosts, ..tenant });
         let serving = match tenant.filter(|_| sound) {
             Some(tenant) => Some(Arc::new(tenant)),
             None => old.and_then(|part| part.serving.clone()),
@@ -191,6 +203,7 @@ impl Builder {
             known,
             origins: raw.cors.origins.iter().filter_map(|o| o.get_ref().parse().ok()).collect(),
             redact: raw.redact.iter().map(|tag| tag.get_ref().as_str().into()).collect(),
+            hosts: Vec::new(),
             functions,
         })
     }
@@ -227,7 +240,11 @@ impl Builder {
             query_schema: query.as_ref(),
             response_schema: response.as_ref(),
         };
-        let most = BodyBounds { max_bytes: limits.event.value.0, time: config.server.body_timeout.0 };
+        let most = BodyBounds {
+            max_bytes: limits.event.value.0,
+            time: config.server.body_timeout.0,
+            min_rate: config.server.min_rate.0,
+        };
         let (events, mut told) = EventRules::compile_among(written, most, &self.schemas);
         let (replies, of_replies) =
             ReplyRules::compile_among(written, limits.response.value.0, &self.schemas);
@@ -271,7 +288,7 @@ impl Builder {
         let bytes = file.bytes(around.config.sandbox.component)?;
         let origin = sources.dir().join(manifest.component.get_ref());
         let component = self.sandbox.admit(&bytes, Some(&origin)).map_err(|error| {
-            Diagnostic::fault(told_with_causes(&error))
+            Diagnostic::fault(with_causes(&error))
                 .at(&sources.toml, manifest.component.span())
                 .hint("`sandgate function inspect` shows what a component needs")
         })?;
@@ -315,6 +332,32 @@ impl Components {
     }
 }
 
+/// Every host that serves, by name.
+///
+/// What a faulty part still serves of before may be another tenant's by now: a host is whose tenant.toml lists it, or else
+/// whose it was.
+fn hosts(
+    site: &Site,
+    parts: &HashMap<TenantName, Part>,
+    previous: Option<&Revision>,
+) -> HashMap<HostName, Arc<Host>> {
+    let listed = site.tenants.iter().flat_map(|(tenant, sources)| {
+        let hosts = sources.raw.iter().flat_map(|raw| &raw.hosts);
+        hosts.map(move |host| (host.get_ref(), tenant))
+    });
+    let owners: HashMap<&HostName, &TenantName> = listed.collect();
+    let mut hosts = HashMap::new();
+    for host in parts.values().filter_map(|part| part.serving.as_ref()).flat_map(|tenant| &tenant.hosts) {
+        let before =
+            || previous.and_then(|revision| revision.hosts.get(host.name())).map(|host| host.tenant());
+        let owner = owners.get(host.name()).copied().or_else(before);
+        if owner.is_none_or(|owner| owner == host.tenant()) {
+            hosts.insert(host.name().clone(), Arc::clone(host));
+        }
+    }
+    hosts
+}
+
 /// Puts a tenant's revocations in force, whatever became of the rest of its part.
 ///
 /// A file that cannot be read leaves those of before in force, and is told.
@@ -346,17 +389,6 @@ pub fn known_names(sources: &TenantSources, raw: &crate::site::tenant::RawTenant
 fn stray(mut diagnostic: Diagnostic) -> Diagnostic {
     diagnostic.severity = crate::site::diagnostic::Severity::Warning;
     diagnostic
-}
-
-fn told_with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Enough of a fingerprint to tell revisions apart, short enough to read out.

@@ -315,9 +315,9 @@ impl Notes {
             tenant: self.tenant_name.clone(),
             function: self.function_name.clone(),
             caller: CallerEntry {
-                id: caller.id().into(),
-                roles: caller.roles().iter().map(|role| role.as_str().into()).collect(),
-                scopes: caller.scopes().iter().map(|scope| scope.as_str().into()).collect(),
+                id: Arc::clone(caller.shared_id()),
+                roles: caller.roles().to_vec(),
+                scopes: caller.scopes().to_vec(),
                 tags: reads.as_ref().map(|reads| self.tags(gateway, caller, reads)).unwrap_or_default(),
             },
             context: reads.as_ref().map(|reads| self.context(caller, reads)).unwrap_or_default(),

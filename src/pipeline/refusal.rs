@@ -7,6 +7,7 @@ use crate::{
     id::{FunctionId, TenantName},
     record::AuditError,
     sandbox::SandboxError,
+    site::blocked::Target,
 };
 
 /// Everything that can end an invocation early.
@@ -24,6 +25,14 @@ pub enum Refusal {
     /// The tenant has no such function.
     #[error("no function `{0}`")]
     UnknownFunction(FunctionId),
+    /// The operator has blocked it.
+    #[error("{target} is blocked{}", because(why))]
+    Blocked {
+        /// What of the list.
+        target: Target,
+        /// In the operator's words; may be empty.
+        why: String,
+    },
     /// Policy does not allow it.
     #[error(transparent)]
     Authz(#[from] AuthzError),
@@ -36,4 +45,8 @@ pub enum Refusal {
     /// It could not be recorded, so it is not answered (INVARIANT Told).
     #[error(transparent)]
     Audit(#[from] AuditError),
+}
+
+fn because(why: &str) -> String {
+    if why.is_empty() { String::new() } else { format!(": {why}") }
 }

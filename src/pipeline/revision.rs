@@ -12,7 +12,8 @@ use crate::{
     id::{FunctionId, FunctionName, TenantName},
     record::FunctionMetrics,
     sandbox::Runner,
-    site::{diagnostic::Diagnostic, fingerprint::Fingerprint, manifest::RawManifest},
+    site::{diagnostic::Diagnostic, fingerprint::Fingerprint, host::HostName, manifest::RawManifest},
+    tls::Host,
 };
 
 /// What is in force.
@@ -21,6 +22,8 @@ pub struct Revision {
     pub(super) platform: Arc<Platform>,
     pub(super) platform_fingerprint: Fingerprint,
     pub(super) tenants: HashMap<TenantName, Part>,
+    /// Of all tenants: each of one only.
+    pub(super) hosts: HashMap<HostName, Arc<Host>>,
 }
 
 /// A tenant's part.
@@ -50,6 +53,8 @@ pub struct Tenant {
     pub redact: Vec<Arc<str>>,
     /// Origins whose scripts may call it from a browser, as browsers send them.
     pub origins: Vec<HeaderValue>,
+    /// Its own names.
+    pub hosts: Vec<Arc<Host>>,
     pub(super) functions: HashMap<FunctionName, Arc<Function>>,
 }
 
@@ -86,6 +91,16 @@ impl Revision {
     pub fn tenant(&self, name: &TenantName) -> Result<&Arc<Tenant>, Refusal> {
         let part = self.tenants.get(name).ok_or_else(|| Refusal::UnknownTenant(name.clone()))?;
         part.serving.as_ref().ok_or_else(|| Refusal::FaultyTenant(name.clone()))
+    }
+
+    /// The tenant's host of that name, in lower case.
+    pub fn host(&self, name: &str) -> Option<&Arc<Host>> {
+        self.hosts.get(name)
+    }
+
+    /// All hosts of tenants, in no order.
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.hosts.values()
     }
 
     /// Every part that serves, in no order.

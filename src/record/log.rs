@@ -154,6 +154,25 @@ impl AuditLog {
         }
     }
 
+    /// The operator blocked or let go: what was in force when is part of the story of every call. The operator's own text
+    /// bounds it: `blocked.json` has its size.
+    pub async fn blocked(
+        &self,
+        time: SystemTime,
+        blocked: &[String],
+        unblocked: &[String],
+    ) -> Result<Written, AuditError> {
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            #[serde(serialize_with = "rfc3339")]
+            time: SystemTime,
+            blocked: &'a [String],
+            unblocked: &'a [String],
+        }
+        let fields = Fields { time, blocked, unblocked };
+        self.invocations.append(None, body_of("blocked", &fields)).await
+    }
+
     /// Housekeeping, to be called about once a second: writes aggregates, removes what need not be kept, signs
     /// checkpoints, each when it is due at `now`.
     pub async fn tick(&self, now: SystemTime) -> Result<(), AuditError> {

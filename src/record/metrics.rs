@@ -28,6 +28,7 @@ pub struct Metrics {
     stages: [Histogram; Stage::ALL.len()],
     refusals: Family<CodeLabel, Counter>,
     unparsed: Family<KindLabel, Counter>,
+    turned_away: Family<KindLabel, Counter>,
     evaluation_errors: Family<TenantLabel, Counter>,
     caches: Family<CacheLabels, Counter>,
     audit_queue_depth: Gauge,
@@ -138,6 +139,7 @@ impl Metrics {
             stages,
             refusals: Family::default(),
             unparsed: Family::default(),
+            turned_away: Family::default(),
             evaluation_errors: Family::default(),
             caches: Family::default(),
             audit_queue_depth: Gauge::default(),
@@ -171,6 +173,11 @@ impl Metrics {
         registry.register_with_unit("stage", "Time that each stage took", seconds(), stage_seconds);
         registry.register("refusals", "Refusals by public code, of any request", self.refusals.clone());
         registry.register("unparsed", "Requests that never parsed, by kind", self.unparsed.clone());
+        registry.register(
+            "turned_away",
+            "Connections refused before their first request, or cut, by kind",
+            self.turned_away.clone(),
+        );
         registry.register(
             "policy_evaluation_errors",
             "Decisions denied because a policy failed to evaluate",
@@ -236,6 +243,11 @@ impl Metrics {
         self.unparsed.get_or_create(&KindLabel { kind }).inc();
     }
 
+    /// A connection was refused before its first request, or cut; `kind` is a word of ours.
+    pub fn turned_away(&self, kind: &'static str) {
+        self.turned_away.get_or_create(&KindLabel { kind }).inc();
+    }
+
     /// A decision was denied because a policy failed to evaluate.
     pub fn evaluation_error(&self, tenant: &TenantName) {
         self.evaluation_errors.get_or_create(&TenantLabel { tenant: tenant.to_string() }).inc();
@@ -259,16 +271,19 @@ impl Metrics {
         &self.connections
     }
 
-    /// When the certificate of this name expires; the names given before are forgotten at [`Metrics::revision`].
-    pub fn certificate(&self, name: &str, expires: SystemTime) {
-        let expires = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    /// When a certificate that is served expires, by its name; `None` once it is served no more.
+    pub fn certificate(&self, name: &str, expires: Option<SystemTime>) {
         let label = CertificateLabel { certificate: name.to_owned() };
+        let Some(expires) = expires else {
+            self.certificate_expiry.remove(&label);
+            return;
+        };
+        let expires = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         self.certificate_expiry.get_or_create(&label).set(signed(expires));
     }
 
-    /// Another revision serves; certificates are to be named anew.
+    /// Another revision serves.
     pub fn revision(&self, revision: &str) {
-        self.certificate_expiry.clear();
         self.revision.clear();
         self.revision.get_or_create(&RevisionLabel { revision: revision.to_owned() }).set(1);
     }
@@ -414,7 +429,7 @@ mod tests {
         metrics.audit(Stats { queue_depth: 0, failures: 5, head_seq: 10 });
         metrics.revision("r-1");
         metrics.revision("r-2");
-        metrics.certificate("default", SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000));
+        metrics.certificate("default", Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)));
         metrics.site_faults([(None, 0), (Some(&acme), 2)]);
         let text = metrics.encode();
         let kept = |line: &&str| !line.starts_with('#') && !line.contains("_bucket") && !line.ends_with(" 0");

@@ -115,6 +115,13 @@ impl Shown {
                 number("/cpu_us"),
                 number("/wall_us"),
             ),
+            "blocked" => {
+                let list = |pointer| {
+                    let names = field(pointer).and_then(Value::as_array).into_iter().flatten();
+                    names.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+                };
+                write!(text, "blocked [{}] unblocked [{}]", list("/blocked"), list("/unblocked"))
+            }
             "refused" => write!(
                 text,
                 "{} {} {} from {} {}",

@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn f09_f36_a_changed_artefact_is_refused_wherever_it_was_changed() {
-        let (_dir, engine, store, digest) = stored();
+        let (_dir, _engine, store, digest) = stored();
         let path = store.path(&digest);
         let good = fs::read(&path).unwrap();
         let step = good.len() / 97 + 1;

@@ -10,7 +10,7 @@ use wasmtime::{
     WasmFeatures,
 };
 
-use super::StartError;
+use super::{StartError, limits::TABLE_ELEMENTS};
 
 /// Of the engine: the same as in Cargo.lock, or the tests fail.
 pub(super) const VERSION: &str = "48.0.8";
@@ -63,8 +63,6 @@ pub struct PoolLimits {
     pub tables_per_component: u32,
     /// Largest linear memory: the platform's ceiling for `memory`.
     pub max_memory_bytes: usize,
-    /// Largest table.
-    pub table_elements: usize,
     /// Bookkeeping of one component and its core instances.
     pub instance_metadata_bytes: usize,
     /// Bytes of a memory that are zeroed in place after use, instead of being given back to the kernel.
@@ -104,7 +102,6 @@ impl Default for PoolLimits {
             memories_per_component: 4,
             tables_per_component: 8,
             max_memory_bytes: 64 << 20,
-            table_elements: 20_000,
             // An interpreter of Python takes 405 KiB, whose fourteen modules share functions by tables.
             instance_metadata_bytes: 512 << 10,
             // What a function that renders or parses a document writes, and 32 MiB if every instance kept as much. Should the
@@ -135,7 +132,7 @@ impl PoolLimits {
             .max_memories_per_module(1)
             .max_tables_per_module(self.tables_per_component)
             .max_memory_size(self.max_memory_bytes)
-            .table_elements(self.table_elements)
+            .table_elements(TABLE_ELEMENTS as usize)
             .max_component_instance_size(self.instance_metadata_bytes)
             .max_core_instance_size(self.instance_metadata_bytes)
             .linear_memory_keep_resident(self.memory_keep_resident_bytes)

@@ -37,8 +37,8 @@ impl Runner {
         let reply = {
             let (event, caller) = (validated.event(), validated.caller());
             let request_id = validated.request_id().to_string();
-            let roles: Vec<&str> = caller.roles().iter().map(String::as_str).collect();
-            let scopes: Vec<&str> = caller.scopes().iter().map(String::as_str).collect();
+            let roles: Vec<&str> = caller.roles().iter().map(AsRef::as_ref).collect();
+            let scopes: Vec<&str> = caller.scopes().iter().map(AsRef::as_ref).collect();
             let headers: Vec<(&str, &str)> =
                 event.headers().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             let signals: Vec<SignalInput<'_>> = event

@@ -22,10 +22,13 @@ pub enum LimitName {
     Response,
     /// `concurrency`.
     Concurrency,
+    /// Elements of one table: the size of the pool's slots, the same for every function.
+    #[serde(rename = "table-elements")]
+    TableElements,
 }
 
 impl LimitName {
-    /// As the manifest writes it.
+    /// As the manifest writes it, where it may.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -33,6 +36,7 @@ impl LimitName {
             Self::Memory => "memory",
             Self::Response => "response",
             Self::Concurrency => "concurrency",
+            Self::TableElements => "table-elements",
         }
     }
 }
@@ -45,7 +49,7 @@ pub enum LimitValue {
     Time(Span),
     /// Of `memory` and `response`.
     Size(Bytes),
-    /// Of `concurrency`.
+    /// Of `concurrency` and of table elements.
     Count(u32),
 }
 
@@ -84,6 +88,7 @@ impl Limits {
             LimitName::Memory => (LimitValue::Size(self.memory.value), self.memory.set_by),
             LimitName::Response => (LimitValue::Size(self.response.value), self.response.set_by),
             LimitName::Concurrency => (LimitValue::Count(self.concurrency.value), self.concurrency.set_by),
+            LimitName::TableElements => (LimitValue::Count(TABLE_ELEMENTS), SetBy::Platform),
         };
         LimitHit { name, value, set_by }
     }
@@ -101,6 +106,7 @@ pub(super) struct Meter {
     /// `used` and `peak` before the last growth that was allowed, should the engine fail to do it.
     before: (usize, usize),
     refused: bool,
+    full_table: bool,
 }
 
 /// The guest wants more memory than a call on an I/O thread gets.
@@ -112,7 +118,7 @@ impl Meter {
     pub(super) fn new(limit: Bytes, inline: bool) -> Self {
         let limit = usize::try_from(limit.0).unwrap_or(usize::MAX);
         let inline_limit = inline.then_some(INLINE_MEMORY_BYTES);
-        Self { limit, inline_limit, used: 0, peak: 0, before: (0, 0), refused: false }
+        Self { limit, inline_limit, used: 0, peak: 0, before: (0, 0), refused: false, full_table: false }
     }
 
     /// Most that was in use at once, in bytes.
@@ -120,9 +126,10 @@ impl Meter {
         self.peak
     }
 
-    /// Whether the guest asked for more than its limit.
-    pub(super) fn refused(&self) -> bool {
-        self.refused
+    /// The limits that the guest asked to exceed.
+    pub(super) fn met(&self) -> impl Iterator<Item = LimitName> {
+        let memory = self.refused.then_some(LimitName::Memory);
+        memory.into_iter().chain(self.full_table.then_some(LimitName::TableElements))
     }
 
     fn grow(&mut self, current: usize, desired: usize) -> wasmtime::Result<bool> {
@@ -167,6 +174,8 @@ impl ResourceLimiter for Meter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
+            // The engine gives what the guest declared or the pool's slot, whichever is less.
+            self.full_table |= desired > TABLE_ELEMENTS as usize;
             return Ok(false);
         }
         self.grow(current.saturating_mul(TABLE_ELEMENT_BYTES), desired.saturating_mul(TABLE_ELEMENT_BYTES))
@@ -197,6 +206,10 @@ impl ResourceLimiter for Meter {
     }
 }
 
+/// Most elements of one table: 160 KB. A table holds the functions that are called by pointer, of which large programs
+/// have some thousands.
+pub const TABLE_ELEMENTS: u32 = 20_000;
+
 /// One pointer: what a table costs for each element.
 const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
 
@@ -214,10 +227,21 @@ mod tests {
         assert!(meter.memory_growing(0, 400, None).unwrap());
         assert!(meter.table_growing(0, 10, None).unwrap());
         assert_eq!(meter.peak(), 880);
-        assert!(!meter.refused());
+        assert_eq!(meter.met().count(), 0);
         assert!(!meter.table_growing(10, 100, None).unwrap());
-        assert!(meter.refused());
+        assert_eq!(meter.met().collect::<Vec<_>>(), [LimitName::Memory]);
         assert!(!meter.memory_growing(400, usize::MAX, None).unwrap());
         assert_eq!(meter.peak(), 880);
+    }
+
+    #[test]
+    fn f24_a_tables_slot_is_told_from_what_the_guest_declared() {
+        let slot = TABLE_ELEMENTS as usize;
+        let mut meter = Meter::new(Bytes(1 << 30), false);
+        assert!(!meter.table_growing(0, 11, Some(10)).unwrap());
+        assert_eq!(meter.met().count(), 0, "its own bound");
+        assert!(meter.table_growing(0, slot, Some(slot)).unwrap());
+        assert!(!meter.table_growing(slot, slot + 1, Some(slot)).unwrap());
+        assert_eq!(meter.met().collect::<Vec<_>>(), [LimitName::TableElements]);
     }
 }

@@ -16,7 +16,7 @@ pub(super) mod worker;
 use std::{
     io::{self, Read},
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::{Condvar, Mutex, OnceLock, PoisonError, mpsc},
     thread,
@@ -68,6 +68,15 @@ impl CompilerCommand {
     /// The program at this path.
     pub fn at(program: impl Into<PathBuf>) -> Self {
         Self(Program::At(program.into()))
+    }
+
+    /// Where it is; in unit tests this test program, which has no such command.
+    pub(super) fn program(&self) -> &Path {
+        match &self.0 {
+            Program::At(program) => program,
+            #[cfg(test)]
+            Program::InProcess => Path::new("/proc/self/exe"),
+        }
     }
 
     /// Makes `program` the default of this process: for those that use this library and are not `sandgate`. The first holds.
@@ -152,7 +161,7 @@ impl Processes {
         }
     }
 
-    fn run(&self, program: &PathBuf, component: &[u8], job: &Job) -> Result<Compiled, AdmissionError> {
+    fn run(&self, program: &Path, component: &[u8], job: &Job) -> Result<Compiled, AdmissionError> {
         let start = |error: io::Error| AdmissionError::from(ProcessError::Start(error));
         let job_text = serde_json::to_string(job).map_err(|e| start(e.into()))?;
         let input = Sealed::copy(component, component.len() as u64).and_then(Sealed::into_input);
@@ -249,7 +258,7 @@ const ALLOCATOR_OPTION: (&str, &str) = ("MIMALLOC_ARENA_RESERVE", "16MiB");
 const OUT_OF_MEMORY: &str = "memory allocation of ";
 
 /// Each may use a core and a gibibyte, which the calls in flight have to do without.
-const MAX_PROCESSES: u32 = 2;
+pub(super) const MAX_PROCESSES: u32 = 2;
 
 const MAX_SAID_BYTES: u64 = 4 << 10;
 

@@ -290,10 +290,7 @@ impl Inner {
             }),
             Err(error) => Err(stopped(&self.limits, &error, meter)),
         };
-        let mut hits = Vec::new();
-        if meter.refused() {
-            hits.push(self.limits.hit(LimitName::Memory));
-        }
+        let mut hits: Vec<LimitHit> = meter.met().map(|name| self.limits.hit(name)).collect();
         if let Err(Stopped::For(
             SandboxError::CpuExhausted(hit)
             | SandboxError::WallExhausted(hit)
@@ -359,8 +356,8 @@ pub(super) fn stopped(limits: &Limits, error: &wasmtime::Error, meter: &Meter) -
         return SandboxError::Overloaded(Overload::Instances).into();
     }
     // A guest that is refused memory gives up in its own way: often by `unreachable`.
-    if meter.refused() {
-        return SandboxError::OutOfMemory(limits.hit(LimitName::Memory)).into();
+    if let Some(name) = meter.met().next() {
+        return SandboxError::OutOfMemory(limits.hit(name)).into();
     }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return SandboxError::Trapped { reason: trap.to_string() }.into();

@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::{Instant, sleep_until};
 
+use super::frames::Flood;
 use crate::http::head::BadHead;
 
 /// The exchanges of one connection.
@@ -34,6 +35,8 @@ struct State {
     quiet: Instant,
     /// Whether part of a head has come: its own timer runs.
     reading: bool,
+    /// Why the connection is cut.
+    flood: Option<Flood>,
 }
 
 /// What is wrong with a connection that has waited too long.
@@ -54,6 +57,7 @@ impl Exchanges {
             running: Vec::new(),
             quiet: Instant::now(),
             reading: false,
+            flood: None,
         })))
     }
 
@@ -114,6 +118,21 @@ impl Exchanges {
             }
             sleep_until(deadline).await;
         }
+    }
+
+    /// The connection is cut for this.
+    pub(super) fn cut(&self, flood: Flood) {
+        self.lock().flood = Some(flood);
+    }
+
+    /// Why the connection was cut, if it was.
+    pub(super) fn flood(&self) -> Option<Flood> {
+        self.lock().flood
+    }
+
+    /// Whether no request is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.lock().running.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

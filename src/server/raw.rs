@@ -165,12 +165,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Raw<S> {
                         let seen = this.look(&held);
                         this.held = held;
                         match seen {
-                            Ok(Some(here)) if matches!(this.state, State::Pass(_)) => {
-                                let State::Pass(left) = this.state else { continue };
-                                this.state = State::Pass(left + here as u64);
+                            Ok(Some(here)) => {
+                                // Nothing of it has gone on yet.
+                                if let State::Pass(left) = &mut this.state {
+                                    *left += here as u64;
+                                }
                                 continue;
                             }
-                            Ok(Some(_)) => continue,
                             Ok(None) => {}
                             Err(bad) => {
                                 this.refuse(bad);

@@ -17,11 +17,12 @@ use crate::{
     authn::{self, KeyFetch},
     event,
     http::health::{self, Mode},
-    pipeline::{Builder, FaultyPlatform, Gateway},
+    pipeline::{Blocks, Builder, FaultyPlatform, Gateway},
     record::{self, AuditError, AuditLog, CheckpointKey, Metrics},
     sandbox::{self, AdmissionLimits, CompileLimits, PoolLimits, Sandbox, Settings},
     site::{
         PlatformSources, Site,
+        blocked::Blocked,
         config::{Durability, ServerConfig},
         dev::{DevError, DevMaterial},
         diagnostic::Diagnostic,
@@ -185,31 +186,40 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         return Err(StartError::Faulty(diagnostics.into_iter().chain(strays).collect()));
     }
 
+    // A list that cannot be read may have blocked anything: nothing is served before somebody looks.
+    let blocks =
+        Blocked::read(&options.site).map_err(|error| StartError::Faulty(vec![error.diagnostic()]))?;
+    let blocks = Blocks::new(blocks);
     let (certificate, key) = match &material {
         Some(material) => (material.certificate.clone(), material.key.clone()),
         None => (options.site.join(&config.tls.certificate), options.site.join(&config.tls.key)),
     };
-    let certificates = Certificates::read(&certificate, &key)?;
-    let tls = tls::server_config(Arc::clone(&certificates))?;
+    let certificates = Certificates::read(&certificate, &key, Arc::clone(&metrics))?;
+    let tls = tls::server_config(Arc::clone(&certificates), config.tls.strict_sni)?;
     let audit_options = audit_options(&options.site, &config)?;
     let audit_dir = data.join("audit");
     let audit = blocking(move || AuditLog::open(&audit_dir, audit_options)).await??;
     for tenant in revision.serving() {
         tenant.authenticator.start(&tokio::runtime::Handle::current());
     }
-    let gateway = Gateway::new(revision, audit, metrics, Arc::clone(&builder.sandbox));
+    let gateway = Gateway::new(revision, audit, metrics, Arc::clone(&builder.sandbox), blocks);
 
     let listener = bind(listen, "the data plane").await?;
     let ops = bind(ops_listen, "the ops listener").await?;
     let bounds = Bounds {
         connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
+        connections_per_client: config.server.max_connections_per_client,
+        handshakes: usize::try_from(config.server.max_handshakes).unwrap_or(usize::MAX),
+        handshakes_per_client: config.server.max_handshakes_per_client,
+        min_rate: config.server.min_rate.0,
         handshake: config.server.handshake_timeout.0,
         header: config.server.header_timeout.0,
         idle: config.server.idle_timeout.0,
         request: config.server.request_timeout.0,
         drain: config.server.drain.0,
     };
-    let server = Server::new(listener, Arc::clone(&tls), Arc::clone(&gateway), bounds);
+    let proxies = config.server.proxies.clone();
+    let server = Server::new(listener, Arc::clone(&tls), Arc::clone(&gateway), bounds, proxies);
     let failed = |source| StartError::Io { what: "a listener has no address".into(), source };
     let (address, ops_address) = (server.address().map_err(failed)?, ops.local_addr().map_err(failed)?);
     if options.mode == Mode::Development {
@@ -227,6 +237,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             }
         }),
         tokio::spawn(keep_audit(Arc::clone(&gateway))),
+        tokio::spawn(super::blocking::watch(Arc::clone(&gateway), options.site.clone())),
         tokio::spawn(reloader.run()),
     ];
     let server = tokio::spawn(server.serve(shutdown.clone()));

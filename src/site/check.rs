@@ -1,6 +1,6 @@
 //! What is wrong with a file that parses: words that mean nothing, limits that will not hold, things claimed twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use toml::Spanned;
 
@@ -8,21 +8,26 @@ use super::{
     TenantSources,
     config::ServerConfig,
     diagnostic::{Diagnostic, Source},
+    files,
+    host::HostName,
     limits::{self, ceilings_of},
     manifest::{RawLimits, RawManifest},
+    origin::Origin,
     parse::nearest,
     tenant::RawTenant,
 };
 use crate::id::FunctionName;
 
 /// The platform's own settings against each other.
-pub(super) fn config(config: &ServerConfig) -> Vec<Diagnostic> {
+pub(super) fn config(source: &Source, config: &ServerConfig) -> Vec<Diagnostic> {
     let mut told = Vec::new();
     let server = &config.server;
     if server.listen == server.ops_listen && server.listen.port() != 0 {
         let message = format!("`server.listen` and `server.ops-listen` are both {}", server.listen);
         told.push(
-            Diagnostic::fault(message).hint("the ops listener is plain HTTP and needs an address of its own"),
+            Diagnostic::fault(message)
+                .in_file(source)
+                .hint("the ops listener is plain HTTP and needs an address of its own"),
         );
     }
     let (usual, most) = (&config.defaults, &config.limits);
@@ -30,7 +35,7 @@ pub(super) fn config(config: &ServerConfig) -> Vec<Diagnostic> {
         if is_above {
             let message =
                 format!("`defaults.{name}` is {usual}, but the ceiling `limits.{name}` of {most} holds");
-            told.push(Diagnostic::warning(message));
+            told.push(Diagnostic::warning(message).in_file(source));
         }
     };
     above("cpu", usual.cpu.to_string(), most.cpu.to_string(), usual.cpu > most.cpu);
@@ -46,6 +51,7 @@ pub(super) fn config(config: &ServerConfig) -> Vec<Diagnostic> {
 pub(super) fn tenant(source: &Source, raw: &RawTenant, config: &ServerConfig, told: &mut Vec<Diagnostic>) {
     limits::check(source, &raw.ceilings, &[(&ceilings_of(config), "the platform's")], told);
     raw.cors.check(source, told);
+    hosts(source, raw, config, told);
     if raw.issuers.len() > MAX_ISSUERS {
         told.push(Diagnostic::fault(format!("more than {MAX_ISSUERS} issuers")).in_file(source));
     }
@@ -57,6 +63,58 @@ pub(super) fn tenant(source: &Source, raw: &RawTenant, config: &ServerConfig, to
             told.push(Diagnostic::fault(message).at(source, issuer.issuer.span()));
         }
     }
+}
+
+/// Hosts, and what goes with them.
+fn hosts(source: &Source, raw: &RawTenant, config: &ServerConfig, told: &mut Vec<Diagnostic>) {
+    if raw.hosts.len() > MAX_HOSTS {
+        told.push(Diagnostic::fault(format!("more than {MAX_HOSTS} hosts")).in_file(source));
+    }
+    let platform = config.server.origin.as_ref().map(Origin::host);
+    let mut seen = HashSet::new();
+    for host in raw.hosts.iter().take(MAX_HOSTS) {
+        let name = host.get_ref();
+        let wrong = if !seen.insert(name) {
+            format!("host `{name}` is listed twice")
+        } else if platform == Some(name.as_str()) {
+            format!("host `{name}` is the gateway's own, by `[server] origin` in sandgate.toml")
+        } else {
+            continue;
+        };
+        told.push(Diagnostic::fault(wrong).at(source, host.span()));
+    }
+    let named = [("client-ca", &raw.client_ca), ("client-crl", &raw.client_crl)];
+    for (key, path) in named.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
+        let (fault, hint) = if !files::is_plain(path.get_ref()) {
+            (format!("`{key}` is no file under `certs/`"), "write its path from there, without `..`")
+        } else if raw.hosts.is_empty() {
+            let hint = "client certificates are asked for at a tenant's own `hosts` only";
+            (format!("`{key}` is of no use without `hosts`"), hint)
+        } else if raw.client_ca.is_none() {
+            let hint = "a list of revoked certificates goes with the authorities that issue them";
+            (format!("`{key}` is of no use without `client-ca`"), hint)
+        } else {
+            continue;
+        };
+        told.push(Diagnostic::fault(fault).at(source, path.span()).hint(hint));
+    }
+}
+
+/// Hosts that two tenants list: a call of one would be a call of the other.
+pub(super) fn shared_hosts<'a>(tenants: impl Iterator<Item = &'a TenantSources>) -> Vec<Diagnostic> {
+    let mut told = Vec::new();
+    let mut owners: HashMap<&HostName, &TenantSources> = HashMap::new();
+    for tenant in tenants {
+        for host in tenant.raw.iter().flat_map(|raw| &raw.hosts) {
+            let owner = *owners.entry(host.get_ref()).or_insert(tenant);
+            if owner.name != tenant.name && told.len() < MAX_TOLD {
+                let message = format!("host `{}` is also tenant `{}`'s", host.get_ref(), owner.name);
+                let fault = Diagnostic::fault(message).at(&tenant.toml, host.span());
+                told.push(fault.hint("a host serves one tenant: take it out of one of the two"));
+            }
+        }
+    }
+    told
 }
 
 /// One `function.toml`.
@@ -161,5 +219,6 @@ const METHODS_LIST: &str = "`GET`, `HEAD`, `POST`, `PUT`, `PATCH`, `DELETE`";
 
 const MAX_LABELS: usize = 32;
 const MAX_ISSUERS: usize = 64;
+const MAX_HOSTS: usize = 64;
 /// Most faults told of shared issuers: 10 000 tenants with one issuer need not be told 10 000 times.
 const MAX_TOLD: usize = 20;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use validator::Validate;
 
 use super::{
+    network::Network,
     origin::Origin,
     units::{Bytes, Span},
 };
@@ -54,13 +55,25 @@ section! {
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8443));
         /// Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
         ops_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9443));
-        /// Where callers find the data plane, such as "https://gate.example": no Host header is believed about that. DPoP
-        /// proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes https://localhost
+        /// Where callers find the data plane, such as `https://gate.example`: no Host header is believed about that. DPoP
+        /// proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes `https://localhost`
         /// and its port.
         origin: Option<Origin> = None;
         /// Connections open at once, 1 to 1000000; each may cost some 100 KiB. More wait in the kernel's queue.
         #[validate(range(min = 1, max = 1_000_000))]
         max_connections: u32 = 4096;
+        /// Connections of one client, 1 to 1000000: an IPv4 address, or an IPv6 /64. An office behind one address has many.
+        #[validate(range(min = 1, max = 1_000_000))]
+        max_connections_per_client: u32 = 1024;
+        /// TLS handshakes under way at once, 1 to 1000000; more wait for their turn within handshake-timeout.
+        #[validate(range(min = 1, max = 1_000_000))]
+        max_handshakes: u32 = 512;
+        /// Those of one client, 1 to 1000000; more are refused.
+        #[validate(range(min = 1, max = 1_000_000))]
+        max_handshakes_per_client: u32 = 64;
+        /// Balancers, as networks such as "10.0.0.0/8", that say by the PROXY protocol (version 2) who their client is.
+        /// They must say so, and nobody else may: policies and limits believe it.
+        proxies: Vec<Network> = Vec::new();
         /// Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.
         #[validate(range(min = Span::secs(1), max = Span::secs(60)))]
         handshake_timeout: Span = Span::secs(10);
@@ -73,6 +86,10 @@ section! {
         /// Time for a request's body to arrive, 1s to 1h: a phone on a poor line sends 64 KiB in a few seconds.
         #[validate(range(min = Span::secs(1), max = Span::secs(3600)))]
         body_timeout: Span = Span::secs(20);
+        /// Bytes a second, 1B to 1MiB, at which bodies of requests must come and replies be taken once a client has kept
+        /// the gate waiting for 5 s: trickling holds memory.
+        #[validate(range(min = Bytes(1), max = Bytes::mib(1)))]
+        min_rate: Bytes = Bytes::kib(1);
         /// Time for a request as a whole, from its head to the end of its reply, 1s to 2h. It comes after all other
         /// limits, so let it be more than body-timeout and `[limits] wall` together; the connection is cut.
         #[validate(range(min = Span::secs(1), max = Span::secs(7200)))]
@@ -90,6 +107,9 @@ section! {
         certificate: PathBuf = PathBuf::from("certs/server.pem");
         /// Its private key: readable by its owner alone.
         key: PathBuf = PathBuf::from("certs/server.key");
+        /// Whether a client that asks by name (SNI) for a host that neither a tenant lists nor the certificate above covers
+        /// is refused. No: it gets that certificate and will see for itself; balancers check health by odd names.
+        strict_sni: bool = false;
     }
 }
 
@@ -335,12 +355,21 @@ mod tests {
         listen = "127.0.0.1:8443"
         # Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
         ops-listen = "127.0.0.1:9443"
-        # Where callers find the data plane, such as "https://gate.example": no Host header is believed about that. DPoP
-        # proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes https://localhost
+        # Where callers find the data plane, such as `https://gate.example`: no Host header is believed about that. DPoP
+        # proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes `https://localhost`
         # and its port.
         # origin =
         # Connections open at once, 1 to 1000000; each may cost some 100 KiB. More wait in the kernel's queue.
         max-connections = 4096
+        # Connections of one client, 1 to 1000000: an IPv4 address, or an IPv6 /64. An office behind one address has many.
+        max-connections-per-client = 1024
+        # TLS handshakes under way at once, 1 to 1000000; more wait for their turn within handshake-timeout.
+        max-handshakes = 512
+        # Those of one client, 1 to 1000000; more are refused.
+        max-handshakes-per-client = 64
+        # Balancers, as networks such as "10.0.0.0/8", that say by the PROXY protocol (version 2) who their client is.
+        # They must say so, and nobody else may: policies and limits believe it.
+        proxies = []
         # Time for the TLS handshake, 1s to 1m: a slow client must not hold a place for nothing.
         handshake-timeout = "10s"
         # Time for a request's head, 1s to 1m: of the first one from the handshake, of others from their first byte.
@@ -349,6 +378,9 @@ mod tests {
         idle-timeout = "1m"
         # Time for a request's body to arrive, 1s to 1h: a phone on a poor line sends 64 KiB in a few seconds.
         body-timeout = "20s"
+        # Bytes a second, 1B to 1MiB, at which bodies of requests must come and replies be taken once a client has kept
+        # the gate waiting for 5 s: trickling holds memory.
+        min-rate = "1KiB"
         # Time for a request as a whole, from its head to the end of its reply, 1s to 2h. It comes after all other
         # limits, so let it be more than body-timeout and `[limits] wall` together; the connection is cut.
         request-timeout = "2m"
@@ -361,6 +393,9 @@ mod tests {
         certificate = "certs/server.pem"
         # Its private key: readable by its owner alone.
         key = "certs/server.key"
+        # Whether a client that asks by name (SNI) for a host that neither a tenant lists nor the certificate above covers
+        # is refused. No: it gets that certificate and will see for itself; balancers check health by odd names.
+        strict-sni = false
 
         # Ceilings: no tenant and no function gets more, whatever its files say.
         [limits]

@@ -3,7 +3,10 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::diagnostic::{Diagnostic, Source};
+use super::{
+    diagnostic::{Diagnostic, Source},
+    origin::Origin,
+};
 
 /// `[cors]`, as written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -38,10 +41,12 @@ impl RawCors {
 /// Whether a text is an origin in its one spelling (RFC 6454 §6.2). Scripts that came over plain http can be anybody's,
 /// but for those of the same machine.
 fn is_origin(text: &str) -> bool {
-    let Ok(url) = url::Url::parse(text) else { return false };
-    let local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-    let scheme = url.scheme() == "https" || url.scheme() == "http" && local;
-    scheme && url.origin().ascii_serialization() == text
+    let local = |text: &str| {
+        let url = url::Url::parse(text).ok()?;
+        let named = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        Some(named && url.scheme() == "http" && url.origin().ascii_serialization() == text)
+    };
+    text.parse::<Origin>().is_ok() || local(text) == Some(true)
 }
 
 /// Most origins of one tenant: each request that names one is held against all of them.

@@ -228,12 +228,19 @@ pub(super) fn stamp_anywhere(path: &Path) -> Vec<u8> {
     rustix::fs::stat(path).map_or_else(|_| Vec::new(), |s| stamp(&s))
 }
 
+/// The same, and who may read it: a key whose mode was mended is another file.
+pub(super) fn stamp_of_key(path: &Path) -> Vec<u8> {
+    let stamp =
+        rustix::fs::stat(path).map(|stat| [stamp(&stat), stat.st_mode.to_le_bytes().to_vec()].concat());
+    stamp.unwrap_or_default()
+}
+
 fn stamp(stat: &rustix::fs::Stat) -> Vec<u8> {
     format!("{} {} {} {}", stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec).into_bytes()
 }
 
 /// Whether a path as written is relative, goes only down, and means the same on every system.
-fn is_plain(relative: &str) -> bool {
+pub(super) fn is_plain(relative: &str) -> bool {
     !relative.is_empty()
         && relative.len() <= MAX_PATH_BYTES
         && !relative.contains(['\\', '\0', ':'])

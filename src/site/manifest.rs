@@ -52,6 +52,8 @@ pub struct RawEvent {
     /// Whether the function gets the exact bytes too.
     #[serde(default)]
     pub raw: bool,
+    /// `cloudevents`: CloudEvents 1.0 and nothing else.
+    pub envelope: Option<Spanned<String>>,
     /// Largest body.
     pub max_bytes: Option<Spanned<Bytes>>,
     /// Media types besides, or instead of, `application/json`.

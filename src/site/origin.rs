@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use super::host::HostName;
+
 /// An https origin in its one spelling (RFC 6454 §6.2): lower case, international names as `xn--`, no default port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
@@ -31,6 +33,22 @@ impl Origin {
         self.0.strip_prefix(SCHEME).unwrap_or_default()
     }
 
+    /// Host without its port.
+    pub fn host(&self) -> &str {
+        let authority = self.authority();
+        match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => host,
+            _ => authority,
+        }
+    }
+
+    /// A tenant's host as callers of it find the data plane: behind the same port.
+    #[must_use]
+    pub fn at_host(&self, host: &HostName) -> Self {
+        let port = self.authority().get(self.host().len()..).unwrap_or_default();
+        Self(format!("{SCHEME}{host}{port}"))
+    }
+
     /// Whether the authority of a URL is this origin's. Case does not count, nor a default port that is written, or left
     /// empty (RFC 3986 §3.2.3, §6.2.2.1, §6.2.3).
     pub fn is_named_by(&self, authority: &str) -> bool {
@@ -50,7 +68,8 @@ impl FromStr for Origin {
     /// Takes what is spelt as browsers spell an origin, and nothing that would first have to be normalised.
     fn from_str(text: &str) -> Result<Self, OriginError> {
         let url = url::Url::parse(text).map_err(|_| OriginError)?;
-        if text.starts_with(SCHEME) && url.origin().ascii_serialization() == text {
+        // A URL may have `*` in its host; a place has not.
+        if text.starts_with(SCHEME) && !text.contains('*') && url.origin().ascii_serialization() == text {
             Ok(Self(text.to_owned()))
         } else {
             Err(OriginError)
@@ -146,6 +165,16 @@ mod tests {
             "https://gate%2eexample",
         ] {
             assert_eq!(text.parse::<Origin>(), Err(OriginError), "{text}");
+        }
+        for (text, host, at_host) in [
+            ("https://gate.example", "gate.example", "https://api.acme.example"),
+            ("https://gate.example:8443", "gate.example", "https://api.acme.example:8443"),
+            ("https://[2001:db8::1]", "[2001:db8::1]", "https://api.acme.example"),
+            ("https://[2001:db8::1]:444", "[2001:db8::1]", "https://api.acme.example:444"),
+        ] {
+            let origin: Origin = text.parse().unwrap();
+            assert_eq!(origin.host(), host);
+            assert_eq!(origin.at_host(&"api.acme.example".parse().unwrap()).as_str(), at_host);
         }
         assert_eq!(Origin::local(8443).as_str(), "https://localhost:8443");
         assert_eq!(Origin::local(443), "https://localhost".parse().unwrap());

@@ -1,7 +1,7 @@
 //! TOML into structs, with every fault at its place.
 //!
 //! `serde` stops at the first fault, and an author wants them all. So after a failure the offending key is taken out
-//! of the parsed document and the rest is tried again, [`MAX_FAULTS`] times at most.
+//! of the parsed document and the rest is tried again, `MAX_FAULTS` times at most.
 
 use std::{fmt::Write as _, ops::Range};
 
@@ -272,7 +272,7 @@ mod tests {
         5 | zzz = 1
           | ^^^
           |
-          = help: known here: `schema`, `query`, `rest`, `raw`, `max-bytes`, `media-types`, `injection`, `headers`, `max-depth`, `max-nodes`, `max-string`, `max-items`, `max-members`
+          = help: known here: `schema`, `query`, `rest`, `raw`, `envelope`, `max-bytes`, `media-types`, `injection`, `headers`, `max-depth`, `max-nodes`, `max-string`, `max-items`, `max-members`
         error: `cpu`: a time span is a whole number with `ms`, `s`, `m`, `h` or `d`, such as `50ms`
          --> function.toml:7:7
           |

@@ -7,10 +7,10 @@ use std::{
 };
 
 use super::{
-    FunctionSources, TenantSources, check,
+    CERTIFICATES, FunctionSources, TenantSources, check,
     config::ServerConfig,
     diagnostic::{Diagnostic, Source},
-    files::{Entry, Folder},
+    files::{Entry, Folder, stamp_of_key},
     fingerprint::Hasher,
     manifest::{RawLimits, RawManifest},
     parse::parse_toml,
@@ -104,6 +104,9 @@ pub(super) fn tenant(
         for issuer in &raw.issuers {
             // An https URL or a word names no file, and then this is empty.
             reading.hasher.part(folder.stamp(issuer.get_ref().keys.get_ref()));
+        }
+        for file in raw.certificate_files() {
+            reading.hasher.part(stamp_of_key(&dir.join(CERTIFICATES).join(file)));
         }
     }
     let policies = reading.policies(&folder);

@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{
-    PlatformSources, Site, TenantSources, check,
+    PlatformSources, Site, TenantSources,
+    blocked::Blocked,
+    check,
     config::ServerConfig,
     diagnostic::{Diagnostic, Source},
     files::{Entry, Folder, stamp_anywhere},
@@ -49,8 +51,12 @@ pub(super) fn refresh(old: &Site, changes: &Changes) -> Site {
     }
     let (names, mut strays) = folders(&old.dir, &mut platform.diagnostics);
     let touched = |name: &str| changes.tenants.contains(name) || changes.revocations.contains(name);
+    // Certificates of tenants' hosts lie among those of the platform.
+    let certified = |tenant: &TenantSources| {
+        changes.platform && tenant.raw.as_ref().is_some_and(|raw| raw.certificate_files().next().is_some())
+    };
     let mut tenants = old.tenants.clone();
-    tenants.retain(|name, _| names.contains(name) && !touched(name.as_str()));
+    tenants.retain(|name, tenant| names.contains(name) && !touched(name.as_str()) && !certified(tenant));
     let kept = old.strays.iter().filter(|(folder, _)| names.contains(folder.as_str()) && !touched(folder));
     strays.extend(kept.map(|(folder, stray)| (folder.clone(), stray.clone())));
     let mut manifests = Manifests::default();
@@ -98,7 +104,9 @@ fn assemble(
     tenants: BTreeMap<TenantName, Arc<TenantSources>>,
     strays: BTreeMap<String, Diagnostic>,
 ) -> Site {
-    let shared = check::shared_issuers(tenants.values().map(|tenant| &**tenant));
+    let all = || tenants.values().map(|tenant| &**tenant);
+    let mut shared = check::shared_issuers(all());
+    shared.extend(check::shared_hosts(all()));
     if !shared.is_empty() {
         let mut hasher = Hasher::new();
         hasher.part(platform.fingerprint.as_bytes());
@@ -125,13 +133,17 @@ pub(super) fn platform(dir: &Path) -> PlatformSources {
         Ok(Some(source)) => {
             hasher.part(&*source.text);
             match parse_validated(&source) {
-                Ok(read) => config = read,
+                Ok(read) => {
+                    diagnostics.extend(check::config(&source, &read));
+                    config = read;
+                }
                 Err(faults) => diagnostics.extend(faults),
             }
         }
         Err(fault) => diagnostics.push(fault),
     }
-    diagnostics.extend(check::config(&config));
+    // What is blocked is put in force apart from this; here a faulty list is told with all else.
+    diagnostics.extend(Blocked::read(dir).err().map(|error| error.diagnostic()));
     let mut policy = |path: &str, what: &str| {
         let source = operator_file(dir, path, MAX_CEDAR).and_then(|source| {
             let missing = || Diagnostic::fault(format!("this file is missing: {what}"));

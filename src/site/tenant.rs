@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::units::Span;
+use super::{host::HostName, units::Span};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -13,6 +13,13 @@ use super::units::Span;
 pub struct RawTenant {
     /// What people call the tenant.
     pub name: Option<String>,
+    /// Names that serve this tenant alone, each with its certificate: `certs/<host>.pem` and `certs/<host>.key`.
+    #[serde(default)]
+    pub hosts: Vec<Spanned<HostName>>,
+    /// Authorities (PEM, a file under `certs/`) whose client certificates its hosts take.
+    pub client_ca: Option<Spanned<String>>,
+    /// What those authorities have revoked (PEM, a file under `certs/`), one list for each of them.
+    pub client_crl: Option<Spanned<String>>,
     /// Who may vouch for its callers.
     #[serde(default)]
     pub issuers: Vec<Spanned<RawIssuer>>,
@@ -28,6 +35,24 @@ pub struct RawTenant {
     /// Upper bounds for its functions' limits.
     #[serde(default)]
     pub ceilings: super::manifest::RawLimits,
+}
+
+impl RawTenant {
+    /// Whether its hosts must be shown a client certificate: tokens of one of its issuers are bound to them.
+    pub fn needs_client_certificates(&self) -> bool {
+        let is_mtls = |issuer: &Spanned<RawIssuer>| {
+            issuer.get_ref().binding.as_ref().is_some_and(|binding| binding.get_ref() == "mtls")
+        };
+        self.issuers.iter().any(is_mtls)
+    }
+
+    /// Files under `certs/` that concern it.
+    pub fn certificate_files(&self) -> impl Iterator<Item = String> {
+        let pairs = self.hosts.iter().map(Spanned::get_ref);
+        let pairs = pairs.flat_map(|host| [host.certificate_file(), host.key_file()]);
+        let of_clients = [&self.client_ca, &self.client_crl].into_iter().flatten();
+        pairs.chain(of_clients.map(|path| path.get_ref().clone()))
+    }
 }
 
 /// One `[[issuers]]`.

@@ -311,7 +311,7 @@ fn classify(path: &Path, changes: &mut Changes) {
         return;
     }
     match (steps.next(), steps.next(), steps.next()) {
-        (Some("sandgate.toml" | "certs"), ..) => changes.platform = true,
+        (Some("sandgate.toml" | "certs" | "blocked.json"), ..) => changes.platform = true,
         (Some("policies" | "functions"), None, _) => changes.everything = true,
         (Some("functions"), Some("wit"), _) => {}
         (Some("policies" | "functions"), Some(name), third) => match (name.parse::<TenantName>(), third) {
@@ -389,6 +389,7 @@ mod tests {
     fn a_path_says_whose_part_changed() {
         for (path, whose) in [
             ("sandgate.toml", "platform"),
+            ("blocked.json", "platform"),
             ("certs/server.pem", "platform"),
             ("policies/schema.cedarschema", "platform"),
             ("policies/acme/tenant.toml", "tenant acme"),

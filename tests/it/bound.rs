@@ -4,6 +4,7 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::Version;
 use sandgate::{
     http::health::Mode,
     server::{Options, StartError, start},
@@ -11,8 +12,10 @@ use sandgate::{
 use serde_json::{Value, json};
 
 use crate::{
+    authority::{Authority, GOOD},
     client::Reply,
     guest::echo,
+    hosts::{ACME, certified, request},
     token::{IssuerKey, audience, issuer, segments, unix_now},
     world::{Live, World},
 };
@@ -112,7 +115,7 @@ impl<'a> Sender<'a> {
     }
 }
 
-const USE_NONCE: &str = r#"DPoP realm="sandgate", error="use_dpop_nonce""#;
+const USE_NONCE: &str = r#"DPoP error="use_dpop_nonce""#;
 const INVALID: &str = r#"Bearer realm="sandgate", error="invalid_token""#;
 
 #[tokio::test]
@@ -259,6 +262,41 @@ async fn a16_a_proof_is_for_the_origin_that_is_configured_whatever_the_host_head
 }
 
 #[tokio::test]
+async fn a16_at_a_tenants_host_a_proof_is_for_that_host() {
+    let authority = Authority::new("hosts");
+    let toml = format!("hosts = [\"{ACME}\"]\n{}", issuers("binding = \"dpop\""));
+    let site = world().file("policies/acme/tenant.toml", &toml);
+    let live = certified(site, ACME, &authority.server(&[ACME], GOOD)).start().await;
+    let client = live.client.trusting(&authority.pem).named(ACME);
+    let (sender, port) = (Sender::new(&live), live.running.address.port());
+    let send = async |url: &str, nonce: Option<&str>| {
+        let (header, mut claims) = sender.proof();
+        claims["htu"] = json!(url);
+        if let Some(nonce) = nonce {
+            claims["nonce"] = json!(nonce);
+        }
+        let mut request = request(Version::HTTP_2, ACME, "/echo", None);
+        let headers = request.headers_mut();
+        headers.insert("authorization", format!("DPoP {}", sender.token).parse().unwrap());
+        headers.insert("dpop", sender.signed(&header, &claims).parse().unwrap());
+        client.send(Version::HTTP_2, request).await
+    };
+    let here = format!("https://{ACME}:{port}/echo");
+    let nonce = send(&here, None).await.header("dpop-nonce").unwrap().to_owned();
+    assert_eq!(send(&here, Some(&nonce)).await.summary(), "200");
+    for elsewhere in [
+        format!("https://localhost:{port}/echo"),
+        format!("https://localhost:{port}/acme/echo"),
+        format!("https://{ACME}:{port}/acme/echo"),
+        format!("https://api.globex.example:{port}/echo"),
+    ] {
+        let reply = send(&elsewhere, Some(&nonce)).await;
+        assert_eq!(reply.summary(), "401 unauthenticated", "{elsewhere}");
+        assert_eq!(live.record(&reply)["outcome"]["reason"], "proof url", "{elsewhere}");
+    }
+}
+
+#[tokio::test]
 async fn a16_a_bound_token_is_refused_where_nothing_is_said_of_bindings() {
     let live = World::with("echo", &echo()).start().await;
     let sender = Sender::new(&live);
@@ -298,6 +336,19 @@ async fn two_commands_and_a_call_are_a_client() {
     let reply = send(sandgate(&[&proof[..], &["--nonce", nonce]].concat())).await;
     assert_eq!(reply.summary(), "200");
     assert_eq!(live.record(&reply)["caller"]["id"], "acme/alice");
+    let site = live.path().to_str().unwrap();
+    let openapi: Value =
+        serde_json::from_str(&sandgate(&["openapi", "--site", site, "--tenant", "acme"])).unwrap();
+    assert_eq!(openapi["security"], json!([{"dpop": []}]));
+    assert_eq!(openapi["components"]["securitySchemes"]["dpop"]["scheme"], "DPoP");
+    let site = site.to_owned();
+    let inspect = move || sandgate(&["token", "inspect", "--site", &site, "--tenant", "acme", &token_file]);
+    let inspected = tokio::task::spawn_blocking(inspect).await.unwrap();
+    assert!(inspected.contains("✔ binding       dpop\n"), "{inspected}");
+    assert!(
+        inspected.contains("→ proof url     `htu` is https://localhost:8443/acme/FUNCTION\n"),
+        "{inspected}"
+    );
 }
 
 /// What a command prints, without its last line end.

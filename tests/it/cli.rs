@@ -13,7 +13,7 @@ use sandgate::{authn::dev, site::tenant::RawTenant};
 use crate::world::World;
 
 /// Exit code, standard output, standard error.
-fn sandgate(args: &[&str]) -> (u8, String, String) {
+pub(crate) fn sandgate(args: &[&str]) -> (u8, String, String) {
     crate::guest::compiled_by_sandgate();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let args = std::iter::once("sandgate").chain(args.iter().copied()).map(Into::into);
@@ -41,7 +41,10 @@ fn every_help_has_a_purpose_its_defaults_and_an_example() {
         &["openapi"],
         &["audit", "verify"],
         &["audit", "show"],
+        &["block"],
+        &["unblock"],
         &["corpus"],
+        &["doctor"],
     ] {
         let (code, help, _) = sandgate(&[command, &["--help"]].concat());
         assert_eq!(code, 0);
@@ -417,4 +420,48 @@ async fn what_the_gateway_recorded_is_shown_and_verified() {
     })
     .await
     .unwrap();
+}
+
+/// What differs between machines is masked: numbers that are measured, the kernel's version, walls that it does not have.
+#[test]
+fn doctor_says_what_is_in_force_and_what_must_change() {
+    let sound = World::with("echo", "").file("sandgate.toml", "[server]\nmax-connections = 64\n");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["gate.example".to_owned()]).unwrap();
+    let certificate = certificate.self_signed(&key).unwrap().pem();
+    let sound = sound.file("certs/server.pem", &certificate);
+    let site = sound.path().to_str().unwrap();
+    let (code, told, err) = sandgate(&["doctor", "--site", site]);
+    assert_eq!((code, err.as_str()), (0, ""), "{told}");
+    let mask = |line: &str| match line.split_at_checked(19) {
+        Some((what, found)) => match what.trim() {
+            "certificate" => format!("{what}ends in [DAYS] days"),
+            "vm.max_map_count" | "open files" => {
+                format!("{what}[LIMIT], of {}", found.split("of ").last().unwrap())
+            }
+            "compile process" => format!("{what}confined by [WALLS]"),
+            "kernel" => format!("{what}[KERNEL]"),
+            _ => line.to_owned(),
+        },
+        None => line.to_owned(),
+    };
+    let masked: Vec<String> = told.lines().map(mask).collect();
+    insta::with_settings!({ snapshot_path => "../snapshots" }, { insta::assert_snapshot!("doctor", masked.join("\n")) });
+
+    // Each of these alone would be a reason for exit 1.
+    let data = sound.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let unsound = sound
+        .file("certs/server.pem", "")
+        .file("sandgate.toml", "[server]\nmax-connections = 1000000\n[sandbox]\ninstances = 65536\n");
+    let site = unsound.path().to_str().unwrap();
+    let (code, told, _) = sandgate(&["doctor", "--site", site, "--data", data.to_str().unwrap(), "--json"]);
+    assert_eq!(code, 1);
+    let findings: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let must = findings.as_array().unwrap().iter().filter(|finding| finding["change"]["must"] == true);
+    let must: Vec<_> = must.map(|finding| finding["what"].as_str().unwrap()).collect();
+    let measured = ["certificate", "data directory", "vm.max_map_count", "open files"];
+    assert!(must.iter().all(|what| measured.contains(what)), "{must:?}");
+    assert!(must.contains(&"certificate") && must.contains(&"data directory"), "{must:?}");
 }

@@ -53,7 +53,13 @@ impl http_body::Body for Held {
 pub(crate) struct Client {
     address: SocketAddr,
     from: Option<IpAddr>,
+    /// What it asks for; an address goes without SNI.
+    name: String,
     roots: Arc<rustls::RootCertStore>,
+    /// Chain and key, as PEM.
+    identity: Option<(String, String)>,
+    /// Sent before the TLS handshake: what a balancer would say.
+    prelude: Vec<u8>,
 }
 
 /// A reply, read whole.
@@ -92,7 +98,36 @@ impl Client {
         use rustls::pki_types::pem::PemObject;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
-        Self { address, from: None, roots: Arc::new(roots) }
+        Self {
+            address,
+            from: None,
+            name: "localhost".to_owned(),
+            roots: Arc::new(roots),
+            identity: None,
+            prelude: Vec::new(),
+        }
+    }
+
+    /// The same client, asking for another name.
+    pub(crate) fn named(&self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self.clone() }
+    }
+
+    /// The same client, showing this certificate where it is asked for one.
+    pub(crate) fn showing(&self, (chain, key): &(String, String)) -> Self {
+        Self { identity: Some((chain.clone(), key.clone())), ..self.clone() }
+    }
+
+    /// The same client, trusting another authority too.
+    pub(crate) fn trusting(&self, ca_pem: &str) -> Self {
+        use rustls::pki_types::pem::PemObject;
+        let mut roots = (*self.roots).clone();
+        roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
+        Self { roots: Arc::new(roots), ..self.clone() }
+    }
+
+    pub(crate) fn prelude(&self, bytes: Vec<u8>) -> Self {
+        Self { prelude: bytes, ..self.clone() }
     }
 
     /// The same client at another address: all of 127.0.0.0/8 is this machine.
@@ -106,11 +141,19 @@ impl Client {
         provider: rustls::crypto::CryptoProvider,
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> rustls::ClientConfig {
-        rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
+        let builder = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(versions)
             .unwrap()
-            .with_root_certificates(Arc::clone(&self.roots))
-            .with_no_client_auth()
+            .with_root_certificates(Arc::clone(&self.roots));
+        match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => {
+                let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).map(Result::unwrap).collect();
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        }
     }
 
     pub(crate) async fn tls(&self, alpn: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
@@ -123,8 +166,25 @@ impl Client {
         &self,
         config: Arc<rustls::ClientConfig>,
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let stream = self.tcp().await?;
-        TlsConnector::from(config).connect(ServerName::try_from("localhost").unwrap(), stream).await
+        let mut stream = self.tcp().await?;
+        stream.write_all(&self.prelude).await?;
+        TlsConnector::from(config).connect(ServerName::try_from(self.name.clone()).unwrap(), stream).await
+    }
+
+    /// What a handshake is refused with, if it is.
+    pub(crate) async fn alert(&self) -> Option<rustls::AlertDescription> {
+        let error = match self.tls(&[b"h2"]).await {
+            Err(error) => error,
+            // By TLS 1.3 a client is done before the server has judged its certificate. Whoever is let in hears the
+            // server's settings at once (RFC 9113 §3.4).
+            Ok(mut stream) => {
+                tokio::time::timeout(PATIENCE, stream.read_u8()).await.expect("an answer in time").err()?
+            }
+        };
+        match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+            rustls::Error::AlertReceived(alert) => Some(*alert),
+            _ => None,
+        }
     }
 
     pub(crate) async fn tcp(&self) -> std::io::Result<TcpStream> {

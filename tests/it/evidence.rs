@@ -68,6 +68,7 @@ fn received(function: &str, token: &str) -> Received<UnreadBody> {
             client: Ipv4Addr::LOCALHOST.into(),
             tls: "1.3",
             client_certificate: None,
+            host: None,
             path: format!("/acme/{function}"),
             now: SystemTime::now(),
         },

@@ -8,10 +8,15 @@ use tokio_rustls::client::TlsStream;
 
 use crate::client::{Client, PATIENCE};
 
+pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
@@ -31,8 +36,18 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 
 /// Fields, each a literal without indexing (RFC 7541 §6.2.2).
 pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let text = |text: &str| [&length(text.len())[..], text.as_bytes()].concat();
     fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
+}
+
+/// An integer after seven bits of prefix (RFC 7541 §5.1); up to what two more octets hold.
+fn length(number: usize) -> Vec<u8> {
+    let octet = |number: usize| u8::try_from(number).unwrap();
+    match number {
+        0..127 => vec![octet(number)],
+        127..255 => vec![127, octet(number - 127)],
+        _ => vec![127, octet((number - 127) % 128 + 128), octet((number - 127) / 128)],
+    }
 }
 
 /// A connection whose preface and settings are sent.
@@ -60,6 +75,10 @@ impl Http2 {
             let [a, b, c, kind, flags, stream @ ..] = head;
             let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
             self.0.read_exact(&mut payload).await.ok()?;
+            if kind == PING && flags == 0 {
+                // Its sender waits for this, at shutdown for example.
+                self.0.write_all(&frame(PING, 1, 0, &payload)).await.ok()?;
+            }
             Some(Frame { kind, flags, stream: u32::from_be_bytes(stream), payload })
         };
         tokio::time::timeout(PATIENCE, read).await.expect("a frame or the end in time")

@@ -11,8 +11,9 @@ use sandgate::{authn, authz, event, server, site};
 type Target = (&'static str, fn(&[u8]));
 
 /// Each target of `fuzz/`, and the function that it wraps.
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 11] = [
     ("bearer", authn::fuzz::bearer),
+    ("cloudevents", event::fuzz::cloudevents),
     ("dpop", authn::fuzz::dpop),
     ("head", server::fuzz::head),
     ("jwks", authn::fuzz::jwks),

@@ -117,10 +117,10 @@ async fn c03_a_bad_head_is_answered_in_its_turn_and_nothing_after_it_is_read() {
 #[tokio::test]
 async fn c03_a_body_ends_where_its_length_says_whatever_it_looks_like() {
     let world = World::with("echo", &echo()).start().await;
-    let inner = format!(r#"{{"name":"GET /acme/echo HTTP/1.1"}}"#);
+    let inner = r#"{"name":"GET /acme/echo HTTP/1.1"}"#;
     let requests = format!(
         "{}{}",
-        sized(&world, &inner),
+        sized(&world, inner),
         sized(&world, "{}").replace("host: ", "connection: close\r\nhost: ")
     );
     for piece in [usize::MAX, 1, 29] {
@@ -164,8 +164,10 @@ async fn c01_a_head_that_does_not_come_whole_in_time_is_answered_408() {
 
 #[tokio::test]
 async fn c01_a_connection_with_nothing_under_way_is_closed() {
-    let world =
-        World::with("echo", &echo()).file("sandgate.toml", "[server]\nidle-timeout = \"1s\"\n").start().await;
+    let world = World::with("echo", &echo())
+        .file("sandgate.toml", "[server]\nidle-timeout = \"1s\"\nheader-timeout = \"1s\"\n")
+        .start()
+        .await;
     // The answer comes and then the end, though the client would go on.
     let answer = converse(&world.client, sized(&world, "{}").as_bytes(), usize::MAX, false).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("connection: close"), "{answer}");
@@ -220,7 +222,6 @@ async fn c05_c09_http2_requests_have_one_https_authority_and_a_method_for_us() {
         with(&[], &[("host", "localhost:8443")]),
         with(&[], &[("host", "localhost"), ("host", "localhost")]),
         with(&[(":scheme", "http")], &[]),
-        with(&[(":method", "TRACE")], &[]),
         with(&[], &[("http2-settings", "AAMAAABkAAQAAP__")]),
         with(&[], &[("expect", "200-ok")]),
     ] {

@@ -134,7 +134,7 @@ fn a_limit_above_its_ceiling_is_told_with_the_ceiling_and_whose_it_is() {
         &format!("{tenant}[ceilings]\ncpu = \"20ms\"\nmemory = \"1MiB\"\nresponse = \"2KiB\"\n"),
     );
     insta::assert_snapshot!(told(&world), @r#"
-    warning `defaults.response` is 1MiB, but the ceiling `limits.response` of 1KiB holds
+    warning sandgate.toml: `defaults.response` is 1MiB, but the ceiling `limits.response` of 1KiB holds
     warning policies/acme/tenant.toml:11: `response` is 2KiB, but the platform's ceiling of 1KiB holds
     warning functions/acme/echo/function.toml:7: `cpu` is 30ms, but the tenant's ceiling of 20ms holds
     warning functions/acme/echo/function.toml:8: `wall` is 1h, but the platform's ceiling of 30s holds

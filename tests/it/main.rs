@@ -8,12 +8,16 @@
 
 mod architecture;
 mod authenticate;
+mod authority;
+mod blocked;
 mod bound;
 mod browser;
 mod cli;
 mod client;
+mod cloudevents;
 mod compile;
 mod components;
+mod connections;
 mod drain;
 mod events;
 mod evidence;
@@ -24,7 +28,9 @@ mod guest;
 mod hardening;
 mod heads;
 mod hostile;
+mod hosts;
 mod lints;
+mod mutual;
 mod operations;
 mod ops;
 mod oracle;

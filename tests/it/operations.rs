@@ -76,6 +76,17 @@ fn hello(token: &str) -> Request<crate::client::Body> {
         .unwrap()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn b10_a_gateway_that_crashes_leaves_no_core() {
+    let site = tempfile::tempdir().unwrap();
+    sample(site.path());
+    let (gate, ..) = dev(site.path(), "ulimit -S -c hard;");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", gate.0.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let (soft, hard) = (core.split_whitespace().nth(4), core.split_whitespace().nth(5));
+    assert_eq!((soft, hard), (Some("0"), Some("0")), "{core}");
+}
+
 /// A limit on the size of files is to a writer what a full disk is.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_audit_log_cannot_grow_nothing_is_served_unrecorded() {

@@ -146,3 +146,14 @@ async fn ask(world: &Live, head: &str) -> Answer {
         body: body.to_owned(),
     }
 }
+
+#[tokio::test]
+async fn b08_metrics_say_until_when_the_certificate_is_good() {
+    let world = World::new().start().await;
+    let pem = std::fs::read_to_string(world.path().join("certs/dev/server.pem")).unwrap();
+    let told = pem.lines().find_map(|line| line.strip_prefix("not after: ")).unwrap();
+    let expires = told.parse::<jiff::Timestamp>().unwrap().as_second();
+    let line = format!("sandgate_certificate_expiry_timestamp_seconds{{certificate=\"default\"}} {expires}");
+    let metrics = get(&world, "/metrics").await.body;
+    assert!(metrics.lines().any(|told| told == line), "{line} is not told:\n{metrics}");
+}

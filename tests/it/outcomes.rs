@@ -110,6 +110,11 @@ async fn provoke(world: &Live) -> Vec<(&'static str, Reply)> {
     let bob = || world.token("acme").subject("bob").sign();
     let (_held, never_ends) = held();
     let (_held_too, declares_much) = held();
+    let elsewhere = {
+        let (client, version, mut request) = json("echo").finish();
+        request.headers_mut().insert("host", "other.example".parse().unwrap());
+        client.send(version, request).await
+    };
     let mut told = vec![
         ("allowed and completed", json("echo").json(json!({"name": "Ada"})).send().await),
         ("no credential", json("echo").anonymous().send().await),
@@ -122,6 +127,7 @@ async fn provoke(world: &Live) -> Vec<(&'static str, Reply)> {
         ("a tenant whose part is faulty", world.invoke("globex/echo").send().await),
         ("a path that names no function", json("echo").bearer(bob()).path("/acme").send().await),
         ("a hostile path", json("echo").path("/acme/echo/%2e%2e").send().await),
+        ("for another host than its connection", elsewhere),
         ("no such function", json("nothing").send().await),
         ("policy says no", json("echo").bearer(bob()).send().await),
         ("a path after the function's name", json("echo/more").send().await),
@@ -140,6 +146,8 @@ async fn provoke(world: &Live) -> Vec<(&'static str, Reply)> {
         ("out of CPU time", octets("burns").send().await),
         ("out of time on the wall", octets("lingers").send().await),
     ];
+    // What is told to be out of time may still be about to stop.
+    eventually("all others are gone", || async { world.metric("sandgate_pool_in_use 0") }).await;
     let (client, version, request) = octets("endless").finish();
     let call = tokio::spawn(async move { client.try_send(version, request).await });
     let runs = || async { world.metric("sandgate_pool_in_use 1") };

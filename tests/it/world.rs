@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::IpAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -208,7 +209,10 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
 fn write(dir: &Path, path: &str, text: impl AsRef<[u8]>) {
     let path = dir.join(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, text).unwrap();
+    fs::write(&path, text).unwrap();
+    if path.extension().is_some_and(|extension| extension == "key") {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
 }
 
 /// A request in the making.

@@ -2,7 +2,7 @@
 
 use sandgate::{authn::Caller, id::TenantName};
 
-fn forge(tenant: TenantName, id: String) {
+fn forge(tenant: TenantName, id: std::sync::Arc<str>) {
     let _ = Caller { tenant, id };
 }
 

@@ -11,14 +11,14 @@ use sandgate::{
 };
 
 fn authenticated(received: Received<UnreadBody>, caller: Arc<Caller>) {
-    let _ = Authenticated { received, caller };
+    let _ = Authenticated { received, caller, fresh_nonce: None };
 }
 
-fn authorized(received: Received<UnreadBody>, caller: Arc<Caller>, decision: Decision) {
+fn authorized(received: Received<UnreadBody>, caller: Arc<Caller>, decision: Arc<Decision>) {
     let _ = Authorized { received, caller, decision };
 }
 
-fn validated(request_id: RequestId, function: FunctionId, caller: Arc<Caller>, decision: Decision, event: Event) {
+fn validated(request_id: RequestId, function: FunctionId, caller: Arc<Caller>, decision: Arc<Decision>, event: Event) {
     let _ = Validated { request_id, function, caller, decision, event };
 }
 

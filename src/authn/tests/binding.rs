@@ -471,7 +471,6 @@ fn a16_the_examples_of_rfc_9449_are_read_verified_and_hashed_as_it_says() {
 
 #[tokio::test]
 async fn a17_a_token_that_is_bound_to_a_certificate_needs_that_of_this_connection() {
-    // `binding = "mtls"` cannot be written yet; the record is as it will be.
     let mut world = World::new();
     world.authenticator.records[0].binding = Binding::Mtls;
     let ours = CertificateThumbprint::of(b"our certificate");
@@ -543,7 +542,7 @@ fn a16_a17_a_binding_that_cannot_be_kept_is_a_fault() {
     assert_eq!(compile("dpop", None, DevKeys::Refused), (false, needs.clone()));
     let warned = (true, format!("{needs}: `sandgate serve` will refuse it"));
     assert_eq!(compile("dpop", None, DevKeys::Allowed(&|_| None)), warned);
-    let mtls = format!("{at} binding `mtls` is not offered yet: needs `hosts`");
+    let mtls = format!("{at} binding `mtls` is of no use: the tenant has no `hosts`");
     assert_eq!(compile("mtls", Some(ORIGIN), DevKeys::Refused), (false, mtls));
     let unknown = format!("{at} binding `DPoP` is not known");
     assert_eq!(compile("DPoP", Some(ORIGIN), DevKeys::Refused), (false, unknown));

@@ -15,8 +15,8 @@ async fn a_good_token_becomes_its_caller() {
         assert_eq!(caller.tenant().as_str(), "acme");
         assert_eq!(caller.subject(), "alice");
         assert_eq!(caller.issuer(), ISSUER);
-        assert_eq!(caller.roles(), ["acme/billing"]);
-        assert_eq!(caller.scopes(), ["read", "write"]);
+        assert_eq!(texts(caller.roles()), ["acme/billing"]);
+        assert_eq!(texts(caller.scopes()), ["read", "write"]);
         assert_eq!(caller.tags()["department"], "finance");
         assert_eq!(caller.tags()["level"], "3");
         assert_eq!(caller.authenticated_at().map(seconds), Some(1_700_000_000));
@@ -53,7 +53,7 @@ async fn subjects_and_roles_cannot_leave_their_place_in_an_id() {
         world.ask(Token::new().claim("sub", "a/b%2Fc").claim("roles", json!(["x/y", "é"]))).await.unwrap();
     assert_eq!(caller.id(), "acme/a%2Fb%252Fc");
     assert_eq!(caller.subject(), "a/b%2Fc");
-    assert_eq!(caller.roles(), ["acme/x%2Fy", "acme/é"]);
+    assert_eq!(texts(caller.roles()), ["acme/x%2Fy", "acme/é"]);
 }
 
 #[tokio::test]
@@ -61,14 +61,17 @@ async fn a_named_issuer_has_ids_of_its_own_and_roles_too_unless_shared() {
     let named = World::line("name = \"partners\"");
     let caller = named.ask(Token::new()).await.unwrap();
     assert_eq!(
-        (caller.id(), caller.roles()),
-        ("acme/partners/alice", &["acme/partners/billing".to_owned()][..])
+        (caller.id(), texts(caller.roles())),
+        ("acme/partners/alice", vec!["acme/partners/billing".to_owned()])
     );
 
     let text = format!("share-roles = true\n{TENANT}\nname = \"partners\"\n");
     let shared = compiled("acme", &text, &[("jwks.json", jwks(&[named.signer.listed("k1")]))]);
     let caller = ask(&shared, &Token::new().sign(&named.signer)).await.unwrap();
-    assert_eq!((caller.id(), caller.roles()), ("acme/partners/alice", &["acme/billing".to_owned()][..]));
+    assert_eq!(
+        (caller.id(), texts(caller.roles())),
+        ("acme/partners/alice", vec!["acme/billing".to_owned()])
+    );
 }
 
 #[tokio::test]
@@ -80,7 +83,7 @@ async fn roles_and_scopes_are_lists_or_words_and_never_truncated() {
         ("roles", json!(null), &[]),
         ("scope", json!(["x", "y z"]), &["acme/billing"]),
     ] {
-        assert_eq!(world.ask(Token::new().claim(claim, value)).await.unwrap().roles(), roles);
+        assert_eq!(texts(world.ask(Token::new().claim(claim, value)).await.unwrap().roles()), roles);
     }
     let many = |n: usize| json!((0..n).map(|n| n.to_string()).collect::<Vec<_>>());
     assert_eq!(world.ask(Token::new().claim("roles", many(64))).await.unwrap().roles().len(), 64);

@@ -62,8 +62,8 @@ async fn a_minted_token_is_taken() {
     };
     let caller = ask(&authenticator, &mint(&dir, &tenant, &raw, &request).unwrap()).await.unwrap();
     assert_eq!(caller.id(), "acme/alice");
-    assert_eq!(caller.roles(), ["acme/admin", "acme/billing"]);
-    assert_eq!(caller.scopes(), ["read", "write"]);
+    assert_eq!(texts(caller.roles()), ["acme/admin", "acme/billing"]);
+    assert_eq!(texts(caller.scopes()), ["read", "write"]);
     assert_eq!(caller.tags()["department"], "finance");
 
     let partner = MintRequest { issuer: Some("partners".into()), ..MintRequest::new("bob") };

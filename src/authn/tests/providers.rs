@@ -46,8 +46,8 @@ async fn provider(toml: &str, fixture: &str) {
     let token = Token { header: fixture.header, claims: fixture.claims };
     let caller = ask(&authenticator, &token.sign(&signer)).await.unwrap();
     assert_eq!(caller.id(), fixture.caller.id);
-    assert_eq!(caller.roles(), fixture.caller.roles);
-    assert_eq!(caller.scopes(), fixture.caller.scopes);
+    assert_eq!(texts(caller.roles()), fixture.caller.roles);
+    assert_eq!(texts(caller.scopes()), fixture.caller.scopes);
     assert_eq!(caller.tags(), &fixture.caller.tags);
 
     let other = token.clone().claim("aud", "another-service").sign(&signer);

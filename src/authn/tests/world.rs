@@ -287,6 +287,7 @@ pub(super) fn received(authorization: &[&[u8]], now: SystemTime) -> Received<()>
             client: Ipv4Addr::LOCALHOST.into(),
             tls: "1.3",
             client_certificate: None,
+            host: None,
             path: "/acme/echo".to_owned(),
             now,
         },
@@ -320,4 +321,9 @@ pub(super) fn later(seconds: u64) -> SystemTime {
 
 pub(super) fn encode(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(text)
+}
+
+/// What a caller shares, to compare.
+pub(super) fn texts(shared: &[std::sync::Arc<str>]) -> Vec<String> {
+    shared.iter().map(ToString::to_string).collect()
 }

@@ -109,10 +109,7 @@ async fn call(pre: &ProxyPre<Guest>, guest: Guest, request: message::Request, li
         }),
         Err(error) => Err(cause(&error, limits, &held.meter)),
     };
-    let mut hits = Vec::new();
-    if held.meter.refused() {
-        hits.push(limits.hit(LimitName::Memory));
-    }
+    let mut hits: Vec<LimitHit> = held.meter.met().map(|name| limits.hit(name)).collect();
     if let Err(
         SandboxError::CpuExhausted(hit)
         | SandboxError::WallExhausted(hit)

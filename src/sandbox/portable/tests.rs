@@ -78,7 +78,8 @@ async fn f06_what_runtimes_import_without_use_is_denied_when_it_is_called() {
         ("network", "wasi:sockets/instance-network.instance-network"),
     ] {
         let refused = told(&hostile, path).await.0.unwrap_err();
-        let expected = format!("it called `{called}`, which takes a capability, and none can be declared yet");
+        let expected =
+            format!("it called `{called}`, which takes a capability, and none can be declared yet");
         assert_eq!(refused, format!("the function trapped: {expected}"));
     }
     // Where the interface has an error for it, that is told.

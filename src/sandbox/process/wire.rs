@@ -116,7 +116,12 @@ pub(super) fn read(from: &mut impl Read) -> Option<Result<Compiled, Refusal>> {
             let sealed = Sealed::copy(from, MAX_ARTEFACT_BYTES).ok()?;
             // Of the sealed copy, so that what was checked is what is loaded.
             let mut context = digest::Context::new(&SHA256);
-            sealed.read(|piece| Ok(context.update(piece))).ok()?;
+            sealed
+                .read(|piece| {
+                    context.update(piece);
+                    Ok(())
+                })
+                .ok()?;
             (Digest::from(context.finish()).to_string() == sha256)
                 .then(|| Ok(Compiled { layout, artefact: Artefact::compiled(sealed) }))
         }

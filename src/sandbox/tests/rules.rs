@@ -61,6 +61,15 @@ fn f13_f18_f32_f33_the_engine_is_set_as_stated() {
     assert_eq!(held.get_max_memories_per_module(), 1);
 }
 
+#[test]
+fn f08_the_engine_that_serves_has_no_compiler() {
+    let component = wat::parse_str(HELLO).unwrap();
+    let serving = engine::engine(&PoolLimits { instances: 1, ..PoolLimits::default() }).unwrap();
+    let refused = serving.precompile_component(&component).unwrap_err().to_string();
+    assert_eq!(refused, "Engine was not configured with a compiler");
+    assert!(wasmtime::component::Component::new(&serving, &component).is_err());
+}
+
 /// Starts an invocation that stays in flight until the future is dropped: its first poll uses up its slice and queues it.
 macro_rules! in_flight {
     ($runner:expr, $usage:expr) => {{

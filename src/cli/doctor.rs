@@ -1,0 +1,289 @@
+//! `sandgate doctor`: what is in force on this machine, and what an operator should change.
+
+mod expiry;
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use clap::Args;
+use rustix::process::{Resource, getrlimit};
+use serde::Serialize;
+
+use super::{Exit, Failure, SiteArg, site::require};
+use crate::{
+    sandbox::{CompilerCommand, TABLE_ELEMENTS, posture, probe},
+    server::sandbox_settings,
+    site::{
+        Site,
+        config::{Durability, ServerConfig},
+    },
+    tls,
+};
+
+/// Tell what is in force on this machine, and what to change before serving in earnest
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit 1: something must be changed.\n\nExample:\n  sandgate doctor --site . --data /var/lib/sandgate"
+)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    site: SiteArg,
+    /// The data directory [default: `.sandgate` in the site]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// One fact, and what to do about it.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    change: Option<Change>,
+}
+
+#[derive(Debug, Serialize)]
+struct Change {
+    /// Whether it has to be made before strangers are served.
+    must: bool,
+    /// What, and why.
+    advice: String,
+}
+
+impl Finding {
+    fn new(what: &'static str, found: impl Into<String>) -> Self {
+        Self { what, found: found.into(), change: None }
+    }
+
+    fn must_if(self, wrong: bool, advice: impl Into<String>) -> Self {
+        self.change_if(wrong, true, advice.into())
+    }
+
+    fn should_if(self, wrong: bool, advice: impl Into<String>) -> Self {
+        self.change_if(wrong, false, advice.into())
+    }
+
+    fn change_if(mut self, wrong: bool, must: bool, advice: String) -> Self {
+        if wrong && self.change.is_none() {
+            self.change = Some(Change { must, advice });
+        }
+        self
+    }
+}
+
+impl Doctor {
+    pub(super) fn run(self, out: &mut dyn Write) -> Result<Exit, Failure> {
+        require(&self.site.site)?;
+        let site = Site::read(&self.site.site);
+        let data = self.data.unwrap_or_else(|| self.site.site.join(".sandgate"));
+        let findings = examine(&site, &data);
+        let must = findings.iter().filter_map(|finding| finding.change.as_ref()).any(|change| change.must);
+        if self.json {
+            serde_json::to_writer_pretty(&mut *out, &findings)?;
+            writeln!(out)?;
+        } else {
+            for Finding { what, found, change } in &findings {
+                writeln!(out, "{what:<18} {found}")?;
+                if let Some(Change { must, advice }) = change {
+                    writeln!(out, "{:<18} {}: {advice}", "", if *must { "MUST CHANGE" } else { "better" })?;
+                }
+            }
+        }
+        Ok(if must { Exit::No } else { Exit::Done })
+    }
+}
+
+fn examine(site: &Site, data: &Path) -> Vec<Finding> {
+    let config = &site.platform.config;
+    let components = site.tenants.values().map(|tenant| tenant.functions.len() as u64).sum();
+    let mut findings = engine(config);
+    findings.extend(compiler());
+    findings.push(certificate(site));
+    findings.push(audit(config));
+    findings.push(checkpoints(config));
+    findings.push(data_directory(data));
+    findings.push(mappings(config, components));
+    findings.push(descriptors(config, components));
+    findings.push(kernel());
+    findings
+}
+
+fn engine(config: &ServerConfig) -> Vec<Finding> {
+    let posture = posture();
+    let pool = sandbox_settings(config, None).pool;
+    let (most, usual) = (&config.limits, &config.defaults);
+    vec![
+        Finding::new(
+            "engine",
+            format!("wasmtime {}; the engine that serves has no compiler", posture.engine),
+        ),
+        Finding::new("compiled out", posture.compiled_out.join(", ")),
+        Finding::new("proposals on", posture.proposals.join(", ")),
+        Finding::new("worlds", posture.worlds.join(", ")),
+        Finding::new(
+            "pool",
+            format!(
+                "{} instances; each at most {} memories of {}, {} tables of {} elements, {} core instances",
+                pool.instances,
+                pool.memories_per_component,
+                most.memory,
+                pool.tables_per_component,
+                TABLE_ELEMENTS,
+                pool.core_instances_per_component
+            ),
+        ),
+        Finding::new(
+            "most a call gets",
+            format!(
+                "cpu {}, wall {}, memory {}, response {}, event {}, concurrency {}",
+                most.cpu, most.wall, most.memory, most.response, config.events.max_bytes, most.concurrency
+            ),
+        ),
+        Finding::new(
+            "unless it says",
+            format!(
+                "cpu {}, wall {}, memory {}, response {}, concurrency {}",
+                usual.cpu, usual.wall, usual.memory, usual.response, usual.concurrency
+            ),
+        ),
+        Finding::new(
+            "a compilation",
+            format!(
+                "memory {}, cpu {}, component {}; {} at once",
+                config.sandbox.compile_memory,
+                config.sandbox.compile_cpu,
+                config.sandbox.component,
+                posture.compile_processes
+            ),
+        ),
+    ]
+}
+
+/// What a compile process says of itself once it is confined.
+fn compiler() -> Vec<Finding> {
+    let told = match probe(&CompilerCommand::default()) {
+        Ok(told) => told,
+        Err(error) => {
+            let advice =
+                "no component can be compiled; `/proc` must be mounted, and the program be executable";
+            return vec![Finding::new("compile process", error.to_string()).must_if(true, advice)];
+        }
+    };
+    let landlock = told.confinement.landlock.map(|version| format!("Landlock (version {version})"));
+    let seccomp = told.confinement.seccomp.then(|| "seccomp".to_owned());
+    let walls: Vec<String> = [landlock, seccomp, Some("limits".to_owned())].into_iter().flatten().collect();
+    let open: Vec<&str> = told
+        .attempts
+        .iter()
+        .filter(|(_, refused)| refused.is_none())
+        .map(|(what, _)| what.as_str())
+        .collect();
+    let reach = if open.is_empty() {
+        "no file, socket, process or inherited descriptor".to_owned()
+    } else {
+        open.join(", ")
+    };
+    let no_file = ["read a file", "create a file"].iter().all(|what| !open.contains(what));
+    vec![
+        Finding::new("compile process", format!("confined by {}", walls.join(", "))).should_if(
+            walls.len() < 3,
+            "a kernel with Landlock (5.13 and later) and seccomp puts up walls that each hold alone",
+        ),
+        Finding::new("it can reach", reach)
+            .must_if(!no_file, "a component that takes over the compiler could read this machine's files")
+            .should_if(!open.is_empty(), "a kernel with seccomp refuses it"),
+    ]
+}
+
+fn certificate(site: &Site) -> Finding {
+    let path = site.dir.join(&site.platform.config.tls.certificate);
+    let leaf = tls::read_roots(&path).ok().and_then(|chain| chain.into_iter().next());
+    let Some(end) = leaf.as_deref().and_then(expiry::not_after) else {
+        let advice = format!("`{}` must be a certificate chain in PEM: `serve` needs it", path.display());
+        return Finding::new("certificate", "none that can be read").must_if(true, advice);
+    };
+    match end.duration_since(SystemTime::now()) {
+        Ok(left) => {
+            let days = left.as_secs() / 86_400;
+            let advice = "renew it; the gateway takes a new pair without a restart";
+            Finding::new("certificate", format!("ends in {days} days")).should_if(days < RENEW_DAYS, advice)
+        }
+        Err(_) => {
+            Finding::new("certificate", "has ended").must_if(true, "renew it: no client will accept it")
+        }
+    }
+}
+
+fn audit(config: &ServerConfig) -> Finding {
+    match config.audit.durability {
+        Durability::Process => Finding::new("records", "written before the reply (survive `kill -9`)")
+            .should_if(true, "`[audit] durability = \"machine\"` where they must survive loss of power"),
+        Durability::Machine => Finding::new("records", "on disk before the reply (survive loss of power)"),
+    }
+}
+
+fn checkpoints(config: &ServerConfig) -> Finding {
+    match &config.audit.checkpoint_key {
+        Some(_) => Finding::new("checkpoints", "signed"),
+        None => Finding::new("checkpoints", "none").should_if(
+            true,
+            "with `[audit] checkpoint-key`, kept outside the data directory, a removed tail is found too",
+        ),
+    }
+}
+
+fn data_directory(data: &Path) -> Finding {
+    match fs::metadata(data) {
+        Ok(meta) => {
+            let mode = meta.mode() & 0o7777;
+            let advice = format!(
+                "`chmod 700 {}`: the key that vouches for machine code, and the records, lie in it",
+                data.display()
+            );
+            Finding::new("data directory", format!("{mode:04o}")).must_if(mode & 0o077 != 0, advice)
+        }
+        Err(_) => Finding::new("data directory", "not made yet (`serve` makes it, 0700)"),
+    }
+}
+
+fn mappings(config: &ServerConfig, components: u64) -> Finding {
+    let need = sandbox_settings(config, None).pool.mappings(components);
+    let limit = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    let Some(limit) = limit.and_then(|text| text.trim().parse::<u64>().ok()) else {
+        return Finding::new("vm.max_map_count", format!("unknown, of {need} needed"));
+    };
+    let advice =
+        format!("`sysctl vm.max_map_count={need}`, or fewer `[sandbox] instances`: calls would fail");
+    Finding::new("vm.max_map_count", format!("{limit}, of {need} needed")).must_if(limit < need, advice)
+}
+
+fn descriptors(config: &ServerConfig, components: u64) -> Finding {
+    let need = u64::from(config.server.max_connections) + components + OTHER_DESCRIPTORS;
+    let limit = getrlimit(Resource::Nofile).current;
+    let told = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    let advice = format!("`LimitNOFILE={need}`, or fewer `[server] max-connections`: connections would fail");
+    Finding::new("open files", format!("{told}, of {need} needed"))
+        .must_if(limit.is_some_and(|limit| limit < need), advice)
+}
+
+fn kernel() -> Finding {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".to_owned());
+    let release = release.trim();
+    let tested = std::env::consts::ARCH == "x86_64";
+    Finding::new("kernel", format!("{release} {}", std::env::consts::ARCH))
+        .should_if(!tested, "of Linux targets the engine is fuzzed without pause on x86_64 alone")
+}
+
+/// A certificate of 90 days is renewed at 30.
+const RENEW_DAYS: u64 = 21;
+
+/// Listeners, the site's watch, the log, the ops listener's connections, key sets that are fetched.
+const OTHER_DESCRIPTORS: u64 = 128;

@@ -1,0 +1,293 @@
+//! Who may connect, how many at once, who they are said to be, and how the last of them are let go.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::client::TlsStream;
+
+use crate::{
+    client::{Client, PATIENCE},
+    frames::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PRIORITY, RST_STREAM,
+        SETTINGS, WINDOW_UPDATE, block, frame,
+    },
+    guest::echo,
+    world::{Live, World, eventually},
+};
+
+fn settings(text: &str) -> String {
+    format!("[server]\n{text}\n")
+}
+
+/// A connection that was admitted: an HTTP/1.1 request of it got an answer.
+async fn admitted(client: &Client) -> Option<TlsStream<TcpStream>> {
+    let mut stream = client.tls(&[b"http/1.1"]).await.ok()?;
+    stream.write_all(b"GET /acme/echo HTTP/1.1\r\nhost: localhost\r\n\r\n").await.ok()?;
+    let mut answer = [0; 12];
+    let read = timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("an answer or the end in time");
+    read.ok().map(|_| {
+        assert_eq!(&answer, b"HTTP/1.1 401");
+        stream
+    })
+}
+
+fn counted(world: &Live, kind: &str) -> bool {
+    world.running.gateway.metrics_text().contains(&format!("sandgate_turned_away_total{{kind=\"{kind}\"}}"))
+}
+
+#[tokio::test]
+async fn c15_a_client_gets_so_many_connections_and_each_that_ends_makes_room() {
+    let world = World::with("echo", &echo())
+        .file("sandgate.toml", &settings("max-connections-per-client = 2"))
+        .start()
+        .await;
+    let first = admitted(&world.client).await.unwrap();
+    let _second = admitted(&world.client).await.unwrap();
+    assert!(admitted(&world.client).await.is_none());
+    assert!(counted(&world, "client_connections"));
+    drop(first);
+    eventually("there is room again", || async { admitted(&world.client).await.is_some() }).await;
+}
+
+#[tokio::test]
+async fn b04_handshakes_that_do_not_end_are_bounded_and_hold_nobody_else_up() {
+    let world = World::with("echo", &echo())
+        .file("sandgate.toml", &settings("max-handshakes-per-client = 3\nhandshake-timeout = \"1s\""))
+        .start()
+        .await;
+    // Two that never say a word, and others are served beside them.
+    let silent = [world.client.tcp().await.unwrap(), world.client.tcp().await.unwrap()];
+    eventually("both are seen", || async {
+        world.running.gateway.metrics_text().lines().any(|line| line == "sandgate_connections 2")
+    })
+    .await;
+    assert!(admitted(&world.client).await.is_some());
+    let third = world.client.tcp().await.unwrap();
+    eventually("a fourth is refused", || async {
+        admitted(&world.client).await.is_none() && counted(&world, "client_handshakes")
+    })
+    .await;
+    // They end by themselves.
+    for mut stream in silent.into_iter().chain([third]) {
+        let end = timeout(PATIENCE, stream.read(&mut [0; 1])).await.expect("the end in time");
+        assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    }
+    assert!(counted(&world, "handshake_slow"));
+    eventually("there is room again", || async { admitted(&world.client).await.is_some() }).await;
+}
+
+#[tokio::test]
+async fn with_one_handshake_at_a_time_others_wait_for_their_turn() {
+    let world =
+        World::with("echo", &echo()).file("sandgate.toml", &settings("max-handshakes = 1")).start().await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let client = world.client.clone();
+        calls.spawn(async move { admitted(&client).await.is_some() });
+    }
+    assert!(calls.join_all().await.into_iter().all(|served| served));
+}
+
+/// Only this client may call.
+fn from(client: &str) -> String {
+    format!(
+        "@id(\"from\")\npermit(principal, action == Action::\"invoke\", resource)\n\
+         when {{ context.client == ip(\"{client}\") }};\n"
+    )
+}
+
+/// A PROXY header of version 2 for TCP over IPv4.
+fn proxy_header(client: [u8; 4]) -> Vec<u8> {
+    [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", &client[..], &[127, 0, 0, 1, 1, 2, 3, 4]].concat()
+}
+
+#[tokio::test]
+async fn a_listed_proxy_must_say_who_its_client_is_and_is_believed() {
+    let world = World::with("echo", &echo())
+        .file(
+            "sandgate.toml",
+            &settings("proxies = [\"192.0.2.0/24\", \"127.0.0.1/32\"]\nmax-connections-per-client = 1"),
+        )
+        .file("policies/acme/policies.cedar", &from("198.51.100.7"))
+        .start()
+        .await;
+    let through = |client| world.client.prelude(proxy_header(client));
+    for (client, answer) in [([198, 51, 100, 7], "200"), ([198, 51, 100, 6], "403 forbidden")] {
+        let (_, version, request) = world.invoke("acme/echo").finish();
+        assert_eq!(through(client).send(version, request).await.summary(), answer);
+    }
+    // Limits are the clients' own and not the balancer's.
+    let _first = admitted(&through([198, 51, 100, 8])).await.unwrap();
+    let _other = admitted(&through([198, 51, 100, 9])).await.unwrap();
+    assert!(admitted(&through([198, 51, 100, 8])).await.is_none());
+    // Without the header it is nobody.
+    assert!(admitted(&world.client).await.is_none());
+    assert!(
+        admitted(&world.client.prelude(b"PROXY TCP4 198.51.100.7 127.0.0.1 1 2\r\n".to_vec()))
+            .await
+            .is_none()
+    );
+    assert!(counted(&world, "proxy_header"));
+}
+
+#[tokio::test]
+async fn a_client_that_is_no_listed_proxy_cannot_choose_its_address() {
+    let world = World::with("echo", &echo())
+        .file("sandgate.toml", &settings("proxies = [\"192.0.2.0/24\"]"))
+        .file("policies/acme/policies.cedar", &from("127.0.0.1"))
+        .start()
+        .await;
+    assert!(admitted(&world.client.prelude(proxy_header([198, 51, 100, 7]))).await.is_none());
+    assert!(counted(&world, "handshake"));
+    assert_eq!(world.invoke("acme/echo").send().await.summary(), "200");
+}
+
+/// A call whose body has not come, and is waited for.
+async fn begun_http1(world: &Live) -> TlsStream<TcpStream> {
+    let token = world.token("acme").sign();
+    let mut stream = world.client.tls(&[b"http/1.1"]).await.unwrap();
+    let head = format!(
+        "POST /acme/echo HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 7\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 25];
+    timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("a word in time").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream
+}
+
+async fn begun_http2(world: &Live) -> Http2 {
+    let bearer = format!("Bearer {}", world.token("acme").sign());
+    let fields = block(&[
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "localhost"),
+        (":path", "/acme/echo"),
+        ("authorization", &bearer),
+        ("content-type", "application/json"),
+    ]);
+    let mut http2 = Http2::open(&world.client).await;
+    // Frames are taken in their order: once the ping is answered, the request is known.
+    assert!(
+        http2.write(&[frame(HEADERS, END_HEADERS, 1, &fields), frame(PING, 0, 0, &[7; 8])].concat()).await
+    );
+    let pong = http2.next_of(&[PING, HEADERS]).await.expect("an answer");
+    assert_eq!((pong.kind, pong.flags, pong.payload), (PING, 1, vec![7; 8]));
+    http2
+}
+
+#[tokio::test]
+async fn requests_in_flight_finish_at_shutdown_and_clients_of_http2_are_told() {
+    let world = World::with("echo", &echo()).start().await;
+    let (mut http1, mut http2) = (begun_http1(&world).await, begun_http2(&world).await);
+    let client = world.client.clone();
+    let stopping = tokio::spawn(world.running.stop());
+    assert!(http2.next_of(&[GOAWAY]).await.is_some());
+    assert!(timeout(PATIENCE, client.tls(&[b"h2"])).await.expect("an end").is_err(), "nobody new is let in");
+
+    assert!(http2.write(&frame(DATA, END_STREAM, 1, br#"{"n":2}"#)).await);
+    let reply = http2.next_of(&[HEADERS]).await.expect("its reply");
+    assert_eq!(reply.payload[0], 0x88, "200, by the static table");
+    let body = http2.next_of(&[DATA]).await.expect("its body");
+    assert_eq!(body.payload, br#"{"n":2}"#);
+
+    http1.write_all(br#"{"n":1}"#).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, http1.read_to_end(&mut answer)).await.expect("the end in time").unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(r#"{"n":1}"#), "{answer}");
+    while http2.next().await.is_some() {}
+    timeout(PATIENCE, stopping).await.expect("an end in time").unwrap();
+}
+
+#[tokio::test]
+async fn c01_a_request_without_end_is_cut_with_its_connection() {
+    let world = World::with("echo", &echo())
+        .file("sandgate.toml", &settings("request-timeout = \"1s\""))
+        .start()
+        .await;
+    let mut http1 = begun_http1(&world).await;
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE, http1.read_to_end(&mut rest)).await.expect("the end in time");
+    assert_eq!(rest, b"");
+    let mut http2 = begun_http2(&world).await;
+    while let Some(frame) = http2.next().await {
+        assert!(![HEADERS, DATA].contains(&frame.kind), "{frame:?}");
+    }
+    assert!(counted(&world, "overdue"));
+    // A request whose task went with its connection, and one whose body was lost before that was noticed.
+    let ended = |record: &serde_json::Value| {
+        matches!(record["outcome"]["code"].as_str(), Some("client_gone" | "malformed"))
+    };
+    eventually("both are recorded", || async { world.records().iter().filter(|r| ended(r)).count() == 2 })
+        .await;
+    assert_eq!(world.invoke("acme/echo").send().await.summary(), "200");
+}
+
+/// Sends this again and again; whether the gate hung up before so many times were over.
+async fn is_cut(client: &Client, times: u32, mut piece: impl FnMut(u32) -> Vec<u8>) -> bool {
+    let mut http2 = Http2::open(client).await;
+    for n in 0..times {
+        // A few hundred at a time, or the test's own records would be the flood.
+        let many: Vec<u8> = (0..200).flat_map(|m| piece(n * 200 + m)).collect();
+        if !http2.write(&many).await {
+            return true;
+        }
+    }
+    // What was written may not have been read yet.
+    while let Some(frame) = http2.next().await {
+        if frame.kind == GOAWAY {
+            return true;
+        }
+    }
+    true
+}
+
+#[tokio::test]
+async fn c08_floods_of_frames_are_cut_and_the_next_client_is_served() {
+    let world = World::with("echo", &echo()).start().await;
+    let head = block(&[
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "localhost"),
+        (":path", "/acme/echo"),
+    ]);
+    let stream = |n: u32| 2 * n + 1;
+    let idle = |kind, payload: &'static [u8]| move |_: u32| frame(kind, 0, 0, payload);
+    const TIMES: u32 = 50;
+    let client = &world.client;
+    assert!(is_cut(client, TIMES, idle(PING, &[0; 8])).await);
+    assert!(is_cut(client, TIMES, idle(SETTINGS, &[])).await);
+    assert!(is_cut(client, TIMES, idle(WINDOW_UPDATE, &[0, 0, 0, 1])).await);
+    assert!(is_cut(client, TIMES, |n| frame(PRIORITY, 0, stream(n), &[0, 0, 0, 0, 9])).await);
+    // Rapid reset: each stream is opened and given up at once.
+    let rapid = |n: u32| {
+        [frame(HEADERS, END_HEADERS, stream(n), &head), frame(RST_STREAM, 0, stream(n), &[0, 0, 0, 8])]
+            .concat()
+    };
+    assert!(is_cut(client, TIMES, rapid).await);
+    // A head without end, and a body of nothing without end.
+    let endless = |n: u32| match n {
+        0 => frame(HEADERS, 0, 1, &head),
+        _ => frame(CONTINUATION, 0, 1, &[]),
+    };
+    assert!(is_cut(client, TIMES, endless).await);
+    let nothing = |n: u32| match n {
+        0 => frame(HEADERS, END_HEADERS, 1, &head),
+        _ => frame(DATA, 0, 1, &[]),
+    };
+    assert!(is_cut(client, TIMES, nothing).await);
+    eventually("all are gone", || async {
+        world.running.gateway.metrics_text().lines().any(|line| line == "sandgate_connections 0")
+    })
+    .await;
+    for kind in ["flood_idle", "flood_windows"] {
+        assert!(counted(&world, kind), "{kind}");
+    }
+    for call in [world.invoke("acme/echo"), world.invoke("acme/echo").http2()] {
+        assert_eq!(call.send().await.summary(), "200");
+    }
+}
