@@ -27,7 +27,10 @@ fn f06_every_import_is_refused_by_name() {
 #[test]
 fn the_handler_must_be_there_and_of_the_worlds_types() {
     let none = refused(b"(component)");
-    assert_eq!(none, "the component exports neither `sandgate:function/handler@0.1.0` nor `wasi:http/incoming-handler` 0.2");
+    assert_eq!(
+        none,
+        "the component exports neither `sandgate:function/handler@0.1.0` nor `wasi:http/incoming-handler` 0.2"
+    );
     let other = refused(guest("traps").replace("@0.1.0", "@0.2.0").as_bytes());
     assert_eq!(other, none);
     for (from, to) in [

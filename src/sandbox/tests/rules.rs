@@ -27,14 +27,19 @@ fn f04_f07_f17_nothing_is_compiled_in_that_is_not_needed() {
         wasmtime["features"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
     assert_eq!(features, ["runtime", "component-model", "cranelift", "pooling-allocator", "std"]);
     // What the portable world adds: asynchronous calls of the host, and WASI 0.2 without a client for http.
-    for (name, features) in [("wasmtime-wasi", "p2"), ("wasmtime-wasi-io", "std"), ("wasmtime-wasi-http", "p2")] {
+    for (name, features) in
+        [("wasmtime-wasi", "p2"), ("wasmtime-wasi-io", "std"), ("wasmtime-wasi-http", "p2")]
+    {
         let added = &manifest["dependencies"][name];
-        assert_eq!((added["default-features"].as_bool(), added["optional"].as_bool()), (Some(false), Some(true)));
+        assert_eq!(
+            (added["default-features"].as_bool(), added["optional"].as_bool()),
+            (Some(false), Some(true))
+        );
         assert_eq!(added["features"].as_array().unwrap(), &[toml::Value::from(features)]);
     }
     let portable = &manifest["features"]["portable"];
-    let expected =
-        ["dep:wasmtime-wasi", "dep:wasmtime-wasi-io", "dep:wasmtime-wasi-http", "wasmtime/async"].map(toml::Value::from);
+    let expected = ["dep:wasmtime-wasi", "dep:wasmtime-wasi-io", "dep:wasmtime-wasi-http", "wasmtime/async"]
+        .map(toml::Value::from);
     assert_eq!(portable.as_array().unwrap(), &expected);
 }
 
