@@ -36,6 +36,12 @@ const HANDLER: &str = "wasi:http/incoming-handler@0.2.";
 /// The same in `wasi:http` 0.3, whose calls are asynchronous in the engine.
 const HANDLER_OF_3: &[u8] = b"wasi:http/handler@0.3.";
 
+/// Whether the world is compiled in.
+pub(super) const BUILT: bool = cfg!(feature = "portable");
+
+/// The handler, as people are told of it.
+pub(super) const TOLD: &str = "wasi:http/incoming-handler@0.2";
+
 /// Whether such an export makes a component portable.
 pub(super) fn is_handler(export: &str) -> bool {
     export.strip_prefix(HANDLER).is_some_and(is_patch)
@@ -72,7 +78,7 @@ pub enum Withheld {
 
 /// Whether the world is served, where the operator wants it or not.
 pub(super) fn served(wanted: bool) -> Result<(), Off> {
-    match (cfg!(feature = "portable"), wanted) {
+    match (BUILT, wanted) {
         (false, _) => Err(Off::Build),
         (true, false) => Err(Off::Site),
         (true, true) => Ok(()),

@@ -1,12 +1,16 @@
 //! What the engine can do at all, for `sandgate doctor`: stated where it is set, so that it is not told from memory.
 
-use std::process::{Command, Stdio};
+use std::{
+    iter,
+    process::{Command, Stdio},
+};
 
 use serde::Serialize;
 
 use super::{
     PoolLimits,
     engine::{PROPOSALS, VERSION},
+    portable,
     process::{COMMAND, CompilerCommand, MAX_PROCESSES, ProcessError, confine::Probe},
     world::HANDLER,
 };
@@ -36,7 +40,7 @@ pub fn posture() -> Posture {
             .iter_names()
             .map(|(name, _)| name.to_ascii_lowercase().replace('_', "-"))
             .collect(),
-        worlds: vec![HANDLER],
+        worlds: iter::once(HANDLER).chain(portable::BUILT.then_some(portable::TOLD)).collect(),
         compile_processes: MAX_PROCESSES,
     }
 }
@@ -62,9 +66,9 @@ impl PoolLimits {
     }
 }
 
-/// Features of wasmtime that this build is without, of those that its advisories were about.
+/// Features of wasmtime that this build is without, of those that its advisories were about. `async` comes and goes with
+/// the feature `portable`.
 const COMPILED_OUT: &[&str] = &[
-    "async",
     "cache",
     "component-model-async",
     "coredump",

@@ -1,4 +1,4 @@
-//! W3C Trace Context as a request claims it (https://www.w3.org/TR/trace-context/).
+//! W3C Trace Context as a request claims it (<https://www.w3.org/TR/trace-context/>).
 //!
 //! Parsed strictly and within bounds: what is not well-formed is as if it had not come, and no fault of the request.
 

@@ -36,7 +36,7 @@ fn at<'a>(rest: &'a str, body: &'a [u8]) -> EventInput<'a> {
 
 async fn told(runner: &Runner, rest: &str) -> (Result<String, String>, Usage) {
     let (result, usage) = used_by(runner, at(rest, b"")).await;
-    let text = result.map(|reply| String::from_utf8(reply.body).unwrap());
+    let text = result.map(|reply| String::from_utf8_lossy(&reply.body).into_owned());
     (text.map_err(|error| error.to_string()), usage)
 }
 
