@@ -28,7 +28,7 @@ use crate::{
         blocked::Blocked,
         config::{Durability, ServerConfig},
         dev::{DevError, DevMaterial},
-        diagnostic::Diagnostic,
+        diagnostic::{Diagnostic, with_causes},
         units::Span,
         watch::{Changes, Trigger, Watch},
     },
@@ -245,8 +245,16 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let shutdown = Shutdown::new();
     let router = health::router(Arc::clone(&gateway), options.mode, ops_address);
     let reload = watch.trigger();
-    let reloader =
-        Reloader { gateway: Arc::clone(&gateway), builder, site, watch, certificates, certificate, key };
+    let reloader = Reloader {
+        gateway: Arc::clone(&gateway),
+        builder,
+        site,
+        watch,
+        certificates,
+        certificate,
+        key,
+        certificate_fault: None,
+    };
     let helpers = vec![
         tokio::spawn(async move {
             if let Err(error) = health::serve(ops, router).await {
@@ -382,6 +390,8 @@ struct Reloader {
     certificates: Arc<Certificates>,
     certificate: PathBuf,
     key: PathBuf,
+    /// Why the files' pair is not in force.
+    certificate_fault: Option<Diagnostic>,
 }
 
 impl Reloader {
@@ -412,10 +422,14 @@ impl Reloader {
 
     fn apply(&mut self, changes: &Changes) {
         self.site = self.site.refresh(changes);
-        if (changes.everything || changes.platform)
-            && let Err(error) = self.certificates.reload(&self.certificate, &self.key)
-        {
-            error!(%error, "the certificate in use stays");
+        if changes.everything || changes.platform {
+            let reloaded = self.certificates.reload(&self.certificate, &self.key);
+            self.certificate_fault = reloaded.err().map(|error| {
+                let fault =
+                    Diagnostic::fault(format!("the certificate in use stays: {}", with_causes(&error)));
+                error!("{}", fault.one_line());
+                fault
+            });
         }
         match self.builder.build(&self.site, Some(&self.gateway.revision())) {
             Ok((revision, diagnostics)) => {
@@ -431,8 +445,13 @@ impl Reloader {
                 }
                 info!(revision = %revision.id(), "a revision is in force");
                 self.gateway.swap(revision);
+                // Tenants go on; that the operator has something to mend is told until it is mended.
+                if let Some(fault) = &self.certificate_fault {
+                    self.gateway.keep(vec![fault.clone()]);
+                }
             }
-            Err(FaultyPlatform(faults)) => {
+            Err(FaultyPlatform(mut faults)) => {
+                faults.extend(self.certificate_fault.clone());
                 for fault in faults.iter().take(MAX_LOGGED) {
                     error!("the platform part in force stays: {}", fault.one_line());
                 }
