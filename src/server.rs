@@ -286,7 +286,8 @@ impl Connection {
             let exchange = exchanges.begin();
             async move {
                 let reply = match verdict {
-                    Ok(()) => http::answer(gateway, peer, request).await,
+                    // Boxed: a connection has room for its request's state for as long as it is open, and this is most of it.
+                    Ok(()) => Box::pin(http::answer(gateway, peer, request)).await,
                     Err(bad) => http::refuse(&gateway, request.version(), bad),
                 };
                 Ok::<_, Infallible>(reply.map(|body| ReplyBody::new(body, exchange)))
