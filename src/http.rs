@@ -117,6 +117,8 @@ async fn reply(
     now: SystemTime,
 ) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
+    let http2 = parts.version == Version::HTTP_2;
+    let body = if http2 { UnreadBody::of_stream(body) } else { UnreadBody::from(body) };
     let (host, route) = match find(gateway, &peer, &parts) {
         Ok(found) => found,
         Err(astray) => {
@@ -160,7 +162,7 @@ async fn reply(
             host,
             now,
         },
-        body: UnreadBody::from(body),
+        body,
     };
     let mut journal = Journal::open(gateway, &received, peer.listed);
     let (trace_id, trace_response) = (journal.trace_id(), journal.trace_response());

@@ -19,10 +19,38 @@ pub struct UnreadBody(Inner);
 
 enum Inner {
     Incoming(Incoming),
+    Stream(Lingering),
     Boxed(BoxBody<Bytes, BoxError>),
 }
 
+/// The body of an HTTP/2 stream. If it is refused unread, the little that is on its way is taken and forgotten: a client whose
+/// stream ends while it still sends may take that for a failure and never look at the reply (curl 7.88 does).
+struct Lingering(Option<Incoming>);
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let Some(mut body) = self.0.take() else { return };
+        let is_small = body.size_hint().upper().is_some_and(|most| most <= LINGER_BYTES);
+        if body.is_end_stream() || !is_small {
+            return;
+        }
+        // Without a runtime the process is ending, and its connections with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let forgotten = async { while let Some(Ok(_)) = body.frame().await {} };
+                // Late or not, nobody waits for it.
+                let _ = tokio::time::timeout(LINGER, forgotten).await;
+            });
+        }
+    }
+}
+
 impl UnreadBody {
+    /// The body of an HTTP/2 stream.
+    pub fn of_stream(body: Incoming) -> Self {
+        Self(Inner::Stream(Lingering(Some(body))))
+    }
+
     /// A body of any kind: what `dev` and tests send without a connection.
     pub fn boxed<B>(body: B) -> Self
     where
@@ -41,6 +69,7 @@ impl UnreadBody {
     pub fn declared_bytes(&self) -> Option<u64> {
         match &self.0 {
             Inner::Incoming(body) => body.size_hint().exact(),
+            Inner::Stream(body) => body.0.as_ref().and_then(|body| body.size_hint().exact()),
             Inner::Boxed(body) => body.size_hint().exact(),
         }
     }
@@ -50,6 +79,7 @@ impl UnreadBody {
         self.declared_bytes() == Some(0)
             || match &self.0 {
                 Inner::Incoming(body) => body.is_end_stream(),
+                Inner::Stream(body) => body.0.as_ref().is_none_or(Body::is_end_stream),
                 Inner::Boxed(body) => body.is_end_stream(),
             }
     }
@@ -61,6 +91,10 @@ impl UnreadBody {
         }
         match self.0 {
             Inner::Incoming(body) => collect(body, bounds).await,
+            Inner::Stream(mut body) => match body.0.take() {
+                Some(body) => collect(body, bounds).await,
+                None => Ok(Bytes::new()),
+            },
             Inner::Boxed(body) => collect(body, bounds).await,
         }
     }
@@ -116,6 +150,10 @@ where
     Ok(pieces.map_or(whole, BytesMut::freeze))
 }
 
+/// Largest declared body that is taken and forgotten where it is refused: what a window holds.
+const LINGER_BYTES: u64 = 64 << 10;
+/// Longest that it may take; the stream counts as open until then.
+const LINGER: Duration = Duration::from_secs(1);
 /// A line may hang for so long before its rate is looked at.
 const GRACE: Duration = Duration::from_secs(5);
 
