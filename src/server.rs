@@ -5,7 +5,7 @@
 //! loop itself never waits for any of them (hardening B4, C1).
 
 mod alarm;
-mod blocking;
+mod blocklist;
 mod clients;
 mod exchange;
 mod frames;

@@ -258,6 +258,11 @@ fn offer(
     Ok(Arc::new(config))
 }
 
+/// Until when a chain in PEM is valid, if it is now.
+pub fn valid_until(certificate: &Path, now: SystemTime) -> Result<SystemTime, TlsError> {
+    validity(certificate, &read_chain(certificate)?, now)
+}
+
 /// Certificates of authorities, as DER.
 pub fn read_roots(path: &Path) -> Result<Vec<Vec<u8>>, TlsError> {
     let roots: Result<Vec<Vec<u8>>, _> =

@@ -1,7 +1,5 @@
 //! `sandgate doctor`: what is in force on this machine, and what an operator should change.
 
-mod expiry;
-
 use std::{
     fs,
     io::Write,
@@ -22,7 +20,7 @@ use crate::{
         Site,
         config::{Durability, ServerConfig},
     },
-    tls,
+    tls::{self, TlsError},
 };
 
 /// Tell what is in force on this machine, and what to change before serving in earnest
@@ -205,19 +203,19 @@ fn compiler() -> Vec<Finding> {
 
 fn certificate(site: &Site) -> Finding {
     let path = site.dir.join(&site.platform.config.tls.certificate);
-    let leaf = tls::read_roots(&path).ok().and_then(|chain| chain.into_iter().next());
-    let Some(end) = leaf.as_deref().and_then(expiry::not_after) else {
-        let advice = format!("`{}` must be a certificate chain in PEM: `serve` needs it", path.display());
-        return Finding::new("certificate", "none that can be read").must_if(true, advice);
-    };
-    match end.duration_since(SystemTime::now()) {
-        Ok(left) => {
-            let days = left.as_secs() / 86_400;
+    let now = SystemTime::now();
+    match tls::valid_until(&path, now) {
+        Ok(end) => {
+            let days = end.duration_since(now).unwrap_or_default().as_secs() / 86_400;
             let advice = "renew it; the gateway takes a new pair without a restart";
             Finding::new("certificate", format!("ends in {days} days")).should_if(days < RENEW_DAYS, advice)
         }
-        Err(_) => {
+        Err(TlsError::Expired { .. }) => {
             Finding::new("certificate", "has ended").must_if(true, "renew it: no client will accept it")
+        }
+        Err(_) => {
+            let advice = format!("`{}` must be a certificate chain in PEM: `serve` needs it", path.display());
+            Finding::new("certificate", "none that can be read").must_if(true, advice)
         }
     }
 }

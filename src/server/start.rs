@@ -262,7 +262,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             }
         }),
         tokio::spawn(keep_audit(Arc::clone(&gateway))),
-        tokio::spawn(super::blocking::watch(Arc::clone(&gateway), options.site.clone())),
+        tokio::spawn(super::blocklist::watch(Arc::clone(&gateway), options.site.clone())),
         tokio::spawn(reloader.run()),
     ];
     let drain = bounds.drain;

@@ -1,7 +1,7 @@
 //! What a component of another host's making does here, and what it cannot do. The guests are `tests/guests`, of which
 //! `hostile` does one thing for each path.
 
-use std::{fs, future::Future as _, path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use super::super::{
     tests::{by_function, limits, ms, runner_of, sandbox, sandbox_with, used_by},
@@ -210,6 +210,21 @@ async fn f24_memory_is_bounded_as_in_the_narrow_world() {
     assert!(usage.peak_memory <= 4 << 20, "{usage:?}");
 }
 
+/// Polls a call until its guest has an instance.
+async fn until_it_runs<F: Future>(sandbox: &Sandbox, call: &mut std::pin::Pin<Box<F>>) {
+    std::future::poll_fn(|cx| {
+        assert!(call.as_mut().poll(cx).is_pending());
+        match sandbox.occupancy() {
+            (1, _) => std::task::Poll::Ready(()),
+            _ => {
+                cx.waker().wake_by_ref();
+                std::task::Poll::Pending
+            }
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn f12_who_stops_waiting_stops_the_guest_and_frees_its_place() {
     let sandbox = sandbox();
@@ -218,18 +233,7 @@ async fn f12_who_stops_waiting_stops_the_guest_and_frees_its_place() {
     for path in ["spin", "sleep"] {
         let mut usage = Usage::default();
         let mut call = Box::pin(hostile.run_event(at(path, b""), &mut usage));
-        // Polled until the guest has its instance, and then dropped.
-        std::future::poll_fn(|cx| {
-            assert!(call.as_mut().poll(cx).is_pending());
-            match sandbox.occupancy() {
-                (1, _) => std::task::Poll::Ready(()),
-                _ => {
-                    cx.waker().wake_by_ref();
-                    std::task::Poll::Pending
-                }
-            }
-        })
-        .await;
+        until_it_runs(&sandbox, &mut call).await;
         drop(call);
         while sandbox.occupancy().0 > 0 {
             tokio::task::yield_now().await;
@@ -250,17 +254,7 @@ async fn f12_guests_that_compute_let_others_run() {
     let spins = runner_of(&sandbox, "acme", &guest("hostile"), limits(|_| ()));
     let mut usage = Usage::default();
     let mut endless = Box::pin(spins.run_event(at("spin", b""), &mut usage));
-    std::future::poll_fn(|cx| {
-        assert!(endless.as_mut().poll(cx).is_pending());
-        match sandbox.occupancy() {
-            (1, _) => std::task::Poll::Ready(()),
-            _ => {
-                cx.waker().wake_by_ref();
-                std::task::Poll::Pending
-            }
-        }
-    })
-    .await;
+    until_it_runs(&sandbox, &mut endless).await;
     // On the one thread there is, beside a guest that never stops.
     assert_eq!(told(&spins, "nap").await.0, Ok("slept".to_owned()));
     drop(endless);
