@@ -9,7 +9,7 @@ use sandgate::{
 };
 
 /// Runs `measure`, if this was asked to measure: `cargo test --benches` passes flags of its own.
-pub fn run(measure: impl Future<Output = ()>) {
+pub(crate) fn run(measure: impl Future<Output = ()>) {
     if std::env::args().any(|argument| argument == "--bench") {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
         runtime.block_on(measure);
@@ -17,16 +17,16 @@ pub fn run(measure: impl Future<Output = ()>) {
 }
 
 /// A gateway on a copy of the sample site.
-pub struct Gate {
+pub(crate) struct Gate {
     /// What serves.
-    pub running: Running,
+    pub(crate) running: Running,
     /// Where the copy is.
-    pub site: tempfile::TempDir,
+    pub(crate) site: tempfile::TempDir,
 }
 
 impl Gate {
     /// Starts one, with what `set` changes.
-    pub async fn start(set: impl FnOnce(Options) -> Options) -> Self {
+    pub(crate) async fn start(set: impl FnOnce(Options) -> Options) -> Self {
         let site = tempfile::tempdir().expect("a folder");
         for folder in ["policies", "functions"] {
             copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &site.path().join(folder));
@@ -38,13 +38,13 @@ impl Gate {
 }
 
 /// CPU time of this process until now.
-pub fn cpu() -> Duration {
+pub(crate) fn cpu() -> Duration {
     let spent = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(spent.tv_sec.cast_unsigned(), u32::try_from(spent.tv_nsec).expect("below a second"))
 }
 
 /// The middle one.
-pub fn median(figures: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(figures: impl Iterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.collect();
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or_default()

@@ -13,10 +13,10 @@ const SECONDS: &str = "4";
 const WARM_UP_SECONDS: &str = "1";
 
 /// The protocols that are measured, as `h2load` is told of them.
-pub const PROTOCOLS: [&str; 2] = ["--h1", "--max-concurrent-streams=1"];
+pub(crate) const PROTOCOLS: [&str; 2] = ["--h1", "--max-concurrent-streams=1"];
 
 /// Whether `h2load` is there; says so if not.
-pub fn has_h2load() -> bool {
+pub(crate) fn has_h2load() -> bool {
     let there = Command::new("h2load").arg("--version").output().is_ok();
     if !there {
         println!("h2load is not installed (Debian: nghttp2-client): nothing measured");
@@ -25,7 +25,7 @@ pub fn has_h2load() -> bool {
 }
 
 /// One call, again and again.
-pub struct Calls {
+pub(crate) struct Calls {
     url: String,
     token: String,
     event: PathBuf,
@@ -33,15 +33,15 @@ pub struct Calls {
 
 /// What they came to.
 #[derive(Clone, Copy, Default)]
-pub struct Load {
+pub(crate) struct Load {
     /// Requests a second.
-    pub rate: f64,
+    pub(crate) rate: f64,
     /// CPU time of this process for each of them, in microseconds.
-    pub cpu_us: f64,
+    pub(crate) cpu_us: f64,
 }
 
 /// Medians of rounds in which all took turns.
-pub async fn in_turn<const N: usize>(protocol: &str, all: [&Calls; N]) -> [Load; N] {
+pub(crate) async fn in_turn<const N: usize>(protocol: &str, all: [&Calls; N]) -> [Load; N] {
     let mut rounds = [const { Vec::new() }; N];
     for calls in all {
         calls.load(protocol, WARM_UP_SECONDS).await;
@@ -59,7 +59,7 @@ pub async fn in_turn<const N: usize>(protocol: &str, all: [&Calls; N]) -> [Load;
 
 impl Calls {
     /// Calls of `acme/hello`, at the gate or at what answers in its stead.
-    pub fn new(gate: &Gate, address: SocketAddr) -> Self {
+    pub(crate) fn new(gate: &Gate, address: SocketAddr) -> Self {
         let event = gate.site.path().join("event.json");
         std::fs::write(&event, br#"{"name":"Ada"}"#).expect("an event");
         let token = sandgate::cli::token::mint_sample(gate.site.path()).expect("a token").2;
