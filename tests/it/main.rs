@@ -21,6 +21,7 @@ mod connections;
 mod drain;
 mod events;
 mod evidence;
+mod floods;
 mod frames;
 mod fuzz_corpus;
 mod given;

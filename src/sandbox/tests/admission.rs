@@ -99,6 +99,7 @@ fn f13_a_component_beyond_the_pools_caps_is_refused() {
 fn f05_proposals_that_no_guest_needs_are_refused() {
     for (name, core) in [
         ("threads", "(memory 1 1 shared)"),
+        ("atomics", "(memory 1) (func (drop (memory.atomic.notify (i32.const 0) (i32.const 1))))"),
         ("memory64", "(memory i64 1)"),
         ("multi-memory", "(memory 1) (memory 1)"),
         ("custom page sizes", "(memory 1 (pagesize 1))"),
