@@ -42,6 +42,7 @@ mod reload;
 mod storm;
 mod tls;
 mod token;
+mod told;
 mod traces;
 mod whole;
 mod world;
