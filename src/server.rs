@@ -46,6 +46,7 @@ use self::{
 };
 use crate::{
     authn::CertificateThumbprint,
+    event::UnreadBody,
     http::{self, Peer},
     pipeline::Gateway,
     record::Metrics,
@@ -287,7 +288,10 @@ impl Connection {
             async move {
                 let reply = match verdict {
                     // Boxed: a connection has room for its request's state for as long as it is open, and this is most of it.
-                    Ok(()) => Box::pin(http::answer(gateway, peer, request)).await,
+                    Ok(()) => {
+                        let of = if http2 { UnreadBody::of_stream } else { UnreadBody::from };
+                        Box::pin(http::answer(gateway, peer, request.map(of))).await
+                    }
                     Err(bad) => http::refuse(&gateway, request.version(), bad),
                 };
                 Ok::<_, Infallible>(reply.map(|body| ReplyBody::new(body, exchange)))

@@ -395,8 +395,8 @@ fn signed(value: u64) -> i64 {
 const OTHER: &str = "other";
 /// Functions with series of their own, about 1 KiB each.
 const MAX_FUNCTIONS: usize = 10_000;
-/// Public codes (design §4) with a counter at hand.
-const CODES: [&str; 18] = [
+/// Public codes (design §4) with a counter at hand, and what stands for one where nobody waits for the answer.
+const CODES: [&str; 19] = [
     "ok",
     "unauthenticated",
     "unavailable",
@@ -415,6 +415,7 @@ const CODES: [&str; 18] = [
     "function_timeout",
     "internal",
     "use_dpop_nonce",
+    "client_gone",
 ];
 /// From a cached token's 2 µs to the longest wall limit.
 const STAGE_SECONDS: [f64; 18] =

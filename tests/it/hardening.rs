@@ -235,7 +235,7 @@ const RULES: &[(&str, Coverage)] = &[
     ("f26", Tested(&["f26_an_endless_reply_ends_at_the_limit", "f26_answers_beyond_their_limit_are_refused_before_they_are_copied", "f26_f27_a_component_that_misbehaves_meets_its_limit_and_its_neighbour_is_unharmed"])),
     ("f27", Tested(&["f06_f27_the_base_leads_nowhere", "f26_f27_a_component_that_misbehaves_meets_its_limit_and_its_neighbour_is_unharmed", "f27_with_nothing_granted_a_guest_costs_its_memory_and_no_more"])),
     ("f28", Tested(&["f28_recursion_meets_the_stack_limit"])),
-    ("f29", Tested(&["f29_a_job_that_panics_costs_no_thread", "f29_a_panic_is_caught_and_told_without_what_a_terminal_obeys"])),
+    ("f29", Tested(&["f29_a_job_that_panics_costs_no_thread", "f29_a_panic_in_a_stage_is_answered_counted_and_recorded_with_who_called", "f29_a_panic_is_caught_and_told_without_what_a_terminal_obeys", "f29_a_panic_outside_of_the_stages_is_answered_counted_and_recorded"])),
     ("f30", Untested("owed by: the gate, hardened")),
     ("f31", Tested(&["f31_a_component_is_given_a_request_of_validated_values_alone", "f31_a_plain_answer_is_taken", "f31_a_reply_is_taken_by_the_rules_of_the_narrow_world", "f31_a_reply_out_of_form_is_a_broken_contract", "f31_a_request_is_built_of_what_was_validated", "f31_an_allocator_that_lies_harms_itself", "f31_an_answer_out_of_form_is_a_breach", "f31_lengths_that_lie_are_refused", "f31_status_and_headers_out_of_form_break_the_contract"])),
     ("f32", Tested(&["f13_f18_f32_f33_the_engine_is_set_as_stated"])),

@@ -44,6 +44,7 @@ mod sample;
 mod storm;
 mod tls;
 mod token;
+mod told;
 mod traces;
 mod triage;
 mod whole;
