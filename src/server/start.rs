@@ -256,11 +256,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         certificate_fault: None,
     };
     let helpers = vec![
-        tokio::spawn(async move {
-            if let Err(error) = health::serve(ops, router).await {
-                error!(%error, "the ops listener ended");
-            }
-        }),
+        tokio::spawn(health::serve(ops, router)),
         tokio::spawn(keep_audit(Arc::clone(&gateway))),
         tokio::spawn(super::blocklist::watch(Arc::clone(&gateway), options.site.clone())),
         tokio::spawn(reloader.run()),
