@@ -59,7 +59,7 @@ pub struct Bounds {
     pub connections: usize,
     /// Connections of one client at once; further ones are refused.
     pub connections_per_client: u32,
-    /// Handshakes under way at once; further ones wait, in the time that each has.
+    /// Handshakes that are worked on at once; further ones wait, in the time that each has.
     pub handshakes: usize,
     /// Handshakes of one client under way at once; further ones are refused.
     pub handshakes_per_client: u32,
@@ -245,9 +245,8 @@ impl Connection {
             peer
         };
         let mut place = self.clients.connect(client)?;
-        let turn = self.handshakes.acquire().await;
-        let greeted = greet(stream, &self.gateway, &self.tls).await.map_err(NotAdmitted::Tls)?;
-        drop(turn);
+        let greeting = greet(stream, &self.gateway, &self.tls, &self.handshakes);
+        let greeted = greeting.await.map_err(NotAdmitted::Tls)?;
         place.shaken();
         Ok((greeted, client, place))
     }

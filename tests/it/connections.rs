@@ -90,6 +90,36 @@ async fn with_one_handshake_at_a_time_others_wait_for_their_turn() {
     assert!(calls.join_all().await.into_iter().all(|served| served));
 }
 
+/// The hello that such a client would send.
+fn hello(client: &Client) -> Vec<u8> {
+    let config = client.config(rustls::crypto::aws_lc_rs::default_provider(), rustls::DEFAULT_VERSIONS);
+    let name = "localhost".try_into().unwrap();
+    let mut hello = Vec::new();
+    let mut session = rustls::ClientConnection::new(config.into(), name).unwrap();
+    session.write_tls(&mut hello).unwrap();
+    hello
+}
+
+#[tokio::test]
+async fn b04_who_says_nothing_or_only_hello_does_not_keep_others_from_their_turn() {
+    let world = World::with("echo", &echo())
+        .file("sandgate.toml", &settings("max-handshakes = 1\nhandshake-timeout = \"1m\""))
+        .start()
+        .await;
+    let mut held = Vec::new();
+    for said in [Vec::new(), hello(&world.client), hello(&world.client)] {
+        let mut stream = world.client.tcp().await.unwrap();
+        stream.write_all(&said).await.unwrap();
+        if !said.is_empty() {
+            // It has its turn, and an answer.
+            timeout(PATIENCE, stream.read_u8()).await.expect("an answer in time").unwrap();
+        }
+        held.push(stream);
+        assert!(admitted(&world.client).await.is_some());
+    }
+    assert!(!counted(&world, "handshake_slow"));
+}
+
 /// Only this client may call.
 fn from(client: &str) -> String {
     format!(

@@ -138,7 +138,7 @@ const RULES: &[(&str, Coverage)] = &[
     ("b01", Tested(&["b01_older_versions_and_weaker_suites_are_refused", "b01_the_suite_is_the_servers_choice_and_not_the_clients", "b01_tls_1_3_comes_first_and_1_2_has_ecdhe_and_aead_only"])),
     ("b02", Tested(&["b02_early_data_is_never_taken"])),
     ("b03", Tested(&["b03_the_hybrid_group_comes_first_and_the_old_ones_are_kept"])),
-    ("b04", Tested(&["b04_a_client_has_so_many_handshakes_under_way", "b04_handshakes_that_do_not_end_are_bounded_and_hold_nobody_else_up"])),
+    ("b04", Tested(&["b04_a_client_has_so_many_handshakes_under_way", "b04_handshakes_that_do_not_end_are_bounded_and_hold_nobody_else_up", "b04_who_says_nothing_or_only_hello_does_not_keep_others_from_their_turn"])),
     ("b05", Tested(&["b05_a_name_and_an_authority_that_disagree_are_misdirected_before_anybody_is_asked_who_they_are", "b05_a_tenants_host_serves_that_tenant_alone_with_its_own_certificate", "b05_requests_for_another_host_on_one_connection_are_sent_elsewhere_one_by_one", "b05_strict_sni_refuses_names_that_nobody_here_has"])),
     ("b06", Tested(&["b06_without_a_common_protocol_there_is_no_connection"])),
     ("b07", Tested(&["b07_a_host_lets_in_whoever_its_tenants_authorities_vouch_for", "b07_where_no_token_is_bound_to_certificates_none_is_needed", "b07_whoever_is_revoked_is_out_and_so_are_their_connections"])),
