@@ -6,7 +6,9 @@
 
 mod alarm;
 mod blocklist;
+mod budgets;
 mod clients;
+mod cut;
 mod exchange;
 mod frames;
 pub mod fuzz;
@@ -37,8 +39,9 @@ use tracing::{debug, info, warn};
 pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
 use self::{
     clients::{Clients, Full, Place},
+    cut::Cut,
     exchange::{Exchanges, Late, ReplyBody},
-    frames::{Flood, Frames},
+    frames::Frames,
     greet::{Greeted, greet},
     pace::Paced,
     proxy::ProxyError,
@@ -63,7 +66,7 @@ pub struct Bounds {
     pub handshakes: usize,
     /// Handshakes of one client under way at once; further ones are refused.
     pub handshakes_per_client: u32,
-    /// Bytes a second that a client must take of a reply once it has kept us waiting.
+    /// Bytes a second that a client must take of its replies once it has kept us waiting.
     pub min_rate: u64,
     /// From the first byte to the end of the TLS handshake.
     pub handshake: Duration,
@@ -254,12 +257,12 @@ impl Connection {
     async fn speak(&self, greeted: Greeted, client: IpAddr) -> hyper::Result<()> {
         let exchanges = Exchanges::new();
         let ended = self.drive(greeted, client, &exchanges).await;
-        match exchanges.flood() {
+        match exchanges.was_cut() {
             None => {}
-            Some(Flood::Slow) => self.gateway.metrics().unparsed(Flood::Slow.kind()),
-            Some(flood) => {
-                self.gateway.metrics().turned_away(flood.kind());
-                info!(client.address = %client, "a connection was cut: {flood}");
+            Some(Cut::Slow) => self.gateway.metrics().unparsed(Cut::Slow.kind()),
+            Some(cut) => {
+                self.gateway.metrics().turned_away(cut.kind());
+                info!(client.address = %client, "a connection was cut: {cut}");
             }
         }
         ended
@@ -278,7 +281,7 @@ impl Connection {
         // What a listed proxy passes on is its client's; only what it sends in its own name is believed.
         let listed = self.proxies.iter().any(|network| network.contains(client));
         let peer = Peer { client, tls, listed, certificate, server_name, host };
-        let stream = Paced::new(stream, self.bounds.min_rate);
+        let stream = Paced::new(stream, Arc::clone(exchanges), self.bounds.min_rate);
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (gateway, peer) = (Arc::clone(&self.gateway), peer.clone());
             let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
@@ -299,11 +302,10 @@ impl Connection {
                 let idle = tokio::select! {
                     biased;
                     ended = &mut connection => return ended,
-                    late = exchanges.late(self.bounds.idle, self.bounds.request) => match late {
+                    late = exchanges.late(&self.bounds) => match late {
                         Late::Idle => true,
-                        Late::Overdue => {
-                            self.gateway.metrics().turned_away("overdue");
-                            debug!(%client, "a request had no whole reply in time: the connection is cut");
+                        Late::Cut(cut) => {
+                            exchanges.cut(cut);
                             return Ok(());
                         }
                     },
@@ -323,7 +325,8 @@ impl Connection {
             }};
         }
         if http2 {
-            let frames = Frames::new(stream, Arc::clone(exchanges), self.bounds.header);
+            let metrics = Arc::clone(self.gateway.metrics());
+            let frames = Frames::new(stream, Arc::clone(exchanges), metrics, self.bounds.header);
             drive!(
                 hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
