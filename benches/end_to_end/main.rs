@@ -1,7 +1,10 @@
 //! All five steps over TLS, beside a bare axum + rustls echo: requests a second on the same cores, in one run.
 //!
-//! `cargo bench --bench end_to_end` needs `h2load` (Debian: nghttp2-client). The two servers take turns, so that a machine
-//! whose speed drifts slows both; the figure to quote is the ratio of medians.
+//! `cargo bench --bench end_to_end` needs `h2load` (Debian: nghttp2-client). Where there is an Envoy (`$ENVOY`, or on the path)
+//! it is measured too. The servers take turns, so that a machine whose speed drifts slows all; the figures to quote are
+//! ratios of medians.
+
+mod envoy;
 
 use std::{net::SocketAddr, path::Path, process::Command};
 
@@ -45,17 +48,27 @@ async fn measure() {
     let bare = bare_echo(&gate).await;
     let body = site.path().join("event.json");
     std::fs::write(&body, br#"{"name":"Ada"}"#).expect("an event");
+    let work = tempfile::tempdir().expect("a folder");
+    let envoy = envoy::start(site.path(), work.path()).await;
     for protocol in ["--h1", "--max-concurrent-streams=1"] {
-        let (mut bares, mut gates) = (Vec::new(), Vec::new());
+        let (mut bares, mut gates, mut envoys) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             bares.push(load(protocol, &format!("https://{bare}/"), &token, &body).await);
             gates.push(load(protocol, &format!("https://{}/acme/hello", gate.address), &token, &body).await);
+            if let Some(envoy) = &envoy {
+                let url = format!("https://{}/acme/hello", envoy.address);
+                envoys.push(load(protocol, &url, &token, &body).await);
+            }
         }
         let (bare, gate) = (median(&mut bares), median(&mut gates));
         println!(
-            "{protocol:16} bare echo {bare:8.0} req/s   sandgate {gate:8.0} req/s   ratio {:.2}",
+            "{protocol:24} bare echo {bare:8.0} req/s   sandgate {gate:8.0} req/s   ratio {:.2}",
             gate / bare
         );
+        if envoy.is_some() {
+            let envoy = median(&mut envoys);
+            println!("{:24} Envoy, no function {envoy:8.0} req/s   sandgate to it {:.2}", "", gate / envoy);
+        }
     }
 }
 
