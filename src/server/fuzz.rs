@@ -22,7 +22,7 @@ use tokio::{
     time::Duration,
 };
 
-use super::{exchange::Exchanges, raw::Raw};
+use super::{connection::MAX_BUFFER_BYTES, exchange::Exchanges, raw::Raw};
 use crate::http::head::{self, BadHead, Framing, Scan};
 
 /// What came of one head, as seen behind the adapter or as it ought to be.
@@ -106,7 +106,7 @@ fn behind(bytes: &[u8], piece: usize) -> Vec<Seen> {
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
-        .max_buf_size(super::MAX_BUFFER_BYTES)
+        .max_buf_size(MAX_BUFFER_BYTES)
         .serve_connection(TokioIo::new(raw), service);
     until_quiet(connection);
     all.take()
