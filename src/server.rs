@@ -10,6 +10,7 @@ mod budgets;
 mod clients;
 mod connection;
 mod cut;
+mod descriptors;
 mod exchange;
 mod frames;
 pub mod fuzz;
@@ -29,6 +30,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+pub use self::descriptors::OTHER_DESCRIPTORS;
 pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
 use self::{clients::Clients, connection::Connection};
 use crate::{pipeline::Gateway, site::network::Network};

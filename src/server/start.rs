@@ -12,7 +12,7 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tracing::{error, info};
 
-use super::{Bounds, Server, Shutdown, reload::Reloader};
+use super::{Bounds, Server, Shutdown, descriptors, reload::Reloader};
 use crate::{
     authn::{self, KeyFetch},
     event,
@@ -223,8 +223,9 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let listener = bind(listen, "the data plane").await?;
     let ops = bind(ops_listen, "the ops listener").await?;
+    let components = site.tenants.values().map(|tenant| tenant.functions.len() as u64).sum();
     let bounds = Bounds {
-        connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
+        connections: descriptors::connections(config.server.max_connections, components),
         connections_per_client: config.server.max_connections_per_client,
         handshakes: usize::try_from(config.server.max_handshakes).unwrap_or(usize::MAX),
         handshakes_per_client: config.server.max_handshakes_per_client,
