@@ -21,6 +21,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 use super::{
     Breach, Component, LimitHit, LimitName, Limits, Overload, Reply, Sandbox, SandboxError, Usage,
     compile::{Loaded, printable},
+    instances::Share,
     limits::{Meter, TooLargeInline},
     watch::{SLICE, Stop, Waiting, Watch},
     world::{self, EventBuffer, EventInput, FunctionPre, Refused},
@@ -40,6 +41,8 @@ struct Inner {
     limits: Limits,
     function: FunctionId,
     tenant: Arc<str>,
+    /// Of the instance pool.
+    share: Arc<Share>,
     in_flight: Gate,
     /// Above zero: recent calls outlived their slice.
     heavy: AtomicU32,
@@ -53,6 +56,7 @@ impl Runner {
         limits: Limits,
     ) -> Self {
         Self(Arc::new(Inner {
+            share: sandbox.instances.share_of(&function.tenant),
             sandbox,
             component,
             limits,
@@ -235,10 +239,10 @@ impl Inner {
         let Some(Loaded::Narrow(pre)) = self.component.ready() else {
             return Attempt::failed(SandboxError::internal("the component is not loaded"));
         };
-        if !self.sandbox.instances.enter() {
-            return Attempt::failed(SandboxError::Overloaded(Overload::Instances));
-        }
-        let _slot = Slot(&self.sandbox.instances);
+        let _place = match self.sandbox.instances.enter(&self.share) {
+            Ok(place) => place,
+            Err(overload) => return Attempt::failed(SandboxError::Overloaded(overload)),
+        };
         guarded(|| self.call(pre, event, watch))
     }
 
@@ -253,10 +257,10 @@ impl Inner {
         let Some(Loaded::Portable(pre)) = self.component.ready() else {
             return Attempt::failed(SandboxError::internal("the component is not loaded"));
         };
-        if !self.sandbox.instances.enter() {
-            return Attempt::failed(SandboxError::Overloaded(Overload::Instances));
-        }
-        let _slot = Slot(&self.sandbox.instances);
+        let _place = match self.sandbox.instances.enter(&self.share) {
+            Ok(place) => place,
+            Err(overload) => return Attempt::failed(SandboxError::Overloaded(overload)),
+        };
         let run = portable::invoke(pre, name, request, &self.limits, deadline, progress).await;
         let portable::Run { result, hits, peak, cpu, dropped } = run;
         Attempt { result: result.map_err(Stopped::For), hits, peak, cpu, dropped }
@@ -392,17 +396,17 @@ pub(super) struct State {
 
 /// Counts what is in flight.
 #[derive(Debug)]
-pub(super) struct Gate {
+struct Gate {
     limit: u32,
     inside: AtomicU32,
 }
 
 impl Gate {
-    pub(super) fn new(limit: u32) -> Self {
+    fn new(limit: u32) -> Self {
         Self { limit, inside: AtomicU32::new(0) }
     }
 
-    pub(super) fn enter(&self) -> bool {
+    fn enter(&self) -> bool {
         let inside = self.inside.fetch_add(1, Ordering::Relaxed);
         if inside >= self.limit {
             self.leave();
@@ -411,13 +415,8 @@ impl Gate {
         true
     }
 
-    pub(super) fn leave(&self) {
+    fn leave(&self) {
         self.inside.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// How many are inside, of how many. Who is being turned away is counted for a moment, hence the minimum.
-    pub(super) fn occupancy(&self) -> (u32, u32) {
-        (self.inside.load(Ordering::Relaxed).min(self.limit), self.limit)
     }
 }
 
@@ -427,15 +426,6 @@ struct Permit(Arc<Inner>);
 impl Drop for Permit {
     fn drop(&mut self) {
         self.0.in_flight.leave();
-    }
-}
-
-/// A place in the instance pool.
-struct Slot<'a>(&'a Gate);
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        self.0.leave();
     }
 }
 
