@@ -151,8 +151,8 @@ impl Runner {
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
         let (send, receive) = oneshot::channel();
-        let waiting = Waiting::default();
-        let progress = waiting.progress();
+        let mut bill = Bill::open(usage);
+        let progress = bill.waiting.progress();
         let inner = Arc::clone(&self.0);
         let job = move || {
             if progress.is_cancelled() {
@@ -173,18 +173,14 @@ impl Runner {
             .map_err(|_| SandboxError::Overloaded(Overload::Queue))?;
         match tokio::time::timeout_at(deadline.into(), receive).await {
             Ok(Ok(attempt)) => {
-                attempt.add_to(usage);
+                bill.settle(&attempt);
                 attempt.result.map_err(|stopped| match stopped {
                     Stopped::For(error) => error,
                     Stopped::Outlived => SandboxError::internal("a whole budget has no slice"),
                 })
             }
             Ok(Err(_)) => Err(SandboxError::internal("the threads for guests are gone")),
-            Err(_) => {
-                usage.cpu += waiting.cpu();
-                usage.peak_memory = usage.peak_memory.max(waiting.peak_memory());
-                Err(self.out_of_wall(usage))
-            }
+            Err(_) => Err(self.out_of_wall(bill.usage)),
         }
     }
 
@@ -198,8 +194,8 @@ impl Runner {
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
         let (name, request) = (event.request_id.to_owned(), portable::request(&event)?);
-        let waiting = Waiting::default();
-        let (inner, progress) = (Arc::clone(&self.0), waiting.progress());
+        let mut bill = Bill::open(usage);
+        let (inner, progress) = (Arc::clone(&self.0), bill.waiting.progress());
         let guest = async move {
             let _permit = permit;
             inner.attempt_portable(&name, request, deadline, progress).await
@@ -208,7 +204,7 @@ impl Runner {
         let running = running.map_err(|e| SandboxError::internal(format!("no threads for guests: {e}")))?;
         match tokio::time::timeout_at(deadline.into(), running).await {
             Ok(Ok(attempt)) => {
-                attempt.add_to(usage);
+                bill.settle(&attempt);
                 attempt.result.map_err(|stopped| match stopped {
                     Stopped::For(error) => error,
                     Stopped::Outlived => SandboxError::internal("a portable guest has no slice"),
@@ -218,11 +214,7 @@ impl Runner {
                 |_| SandboxError::internal("the threads for guests are gone"),
                 |p| panicked(&*p),
             )),
-            Err(_) => {
-                usage.cpu += waiting.cpu();
-                usage.peak_memory = usage.peak_memory.max(waiting.peak_memory());
-                Err(self.out_of_wall(usage))
-            }
+            Err(_) => Err(self.out_of_wall(bill.usage)),
         }
     }
 
@@ -340,6 +332,35 @@ impl Attempt {
             if !usage.hits.contains(hit) {
                 usage.hits.push(*hit);
             }
+        }
+    }
+}
+
+/// What a guest on another thread is charged with. Whoever waits for it may go at any moment, its time over or its connection
+/// closed: then it is charged with what it had used at its last tick, so that nobody computes for nothing by leaving early.
+struct Bill<'a> {
+    waiting: Waiting,
+    usage: &'a mut Usage,
+    settled: bool,
+}
+
+impl<'a> Bill<'a> {
+    fn open(usage: &'a mut Usage) -> Self {
+        Self { waiting: Waiting::default(), usage, settled: false }
+    }
+
+    /// The guest has ended by itself, and tells exactly what it used.
+    fn settle(&mut self, attempt: &Attempt) {
+        attempt.add_to(self.usage);
+        self.settled = true;
+    }
+}
+
+impl Drop for Bill<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.usage.cpu += self.waiting.cpu();
+            self.usage.peak_memory = self.usage.peak_memory.max(self.waiting.peak_memory());
         }
     }
 }
