@@ -29,7 +29,7 @@ use self::{
     route::{Route, RouteError},
 };
 use crate::{
-    authn::{CertificateThumbprint, Head, Received},
+    authn::{ClientCertificate, Head, Received},
     event::UnreadBody,
     id::{RequestId, TenantName},
     pipeline::{Gateway, Journal, Refusal},
@@ -49,7 +49,7 @@ pub struct Peer {
     /// Whether it may say which trace its requests belong to: it is itself one of the listed proxies.
     pub listed: bool,
     /// Its certificate, where it was asked for one and has proven to own it.
-    pub certificate: Option<CertificateThumbprint>,
+    pub certificate: Option<ClientCertificate>,
     /// The name that it opened the connection for, in lower case (SNI).
     pub server_name: Option<Arc<str>>,
     /// The tenant's host of that name, as it was then.

@@ -12,6 +12,7 @@ mod compile;
 mod engine;
 mod evidence;
 mod inspect;
+mod instances;
 mod layout;
 mod limits;
 mod outcome;
@@ -56,8 +57,8 @@ pub use world::Breach;
 use crate::id::FunctionId;
 use compile::Compiler;
 use engine::Ticker;
+use instances::Instances;
 use pool::CpuPool;
-use run::Gate;
 use world::{CallerInput, EventInput, Reply, SignalInput};
 
 /// How the sandbox is set up.
@@ -75,7 +76,7 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// Threads for guests that compute.
     pub cpu_threads: NonZeroUsize,
-    /// Invocations that may wait for those threads; half of them for one tenant.
+    /// Invocations that may wait for those threads; those of one tenant no more than it leaves room for others.
     pub cpu_queue: usize,
     /// Whether components of `wasi:http/proxy` are admitted.
     pub portable: bool,
@@ -104,7 +105,7 @@ pub struct Sandbox {
     cpu: CpuPool,
     #[cfg(feature = "portable")]
     guests: portable::Guests,
-    instances: Gate,
+    instances: Instances,
     _ticker: Ticker,
 }
 
@@ -127,7 +128,7 @@ impl Sandbox {
             cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
             #[cfg(feature = "portable")]
             guests: portable::Guests::new(settings.cpu_threads),
-            instances: Gate::new(settings.pool.instances),
+            instances: Instances::new(settings.pool.instances),
             _ticker: Ticker::start(&engine)?,
             compiler: Compiler::new(engine, artefacts, settings)?,
         }))

@@ -30,7 +30,7 @@ use super::{
     raw::Raw,
 };
 use crate::{
-    authn::CertificateThumbprint,
+    authn::{CertificateThumbprint, ClientCertificate},
     event::UnreadBody,
     http::{self, Peer},
     pipeline::Gateway,
@@ -120,7 +120,13 @@ impl Connection {
         };
         let http2 = session.alpn_protocol() == Some(b"h2");
         let leaf = session.peer_certificates().and_then(<[_]>::first);
-        let certificate = leaf.map(|der| CertificateThumbprint::of(der));
+        // One that does not say until when it is good is none.
+        let certificate = leaf.and_then(|der| {
+            Some(ClientCertificate {
+                thumbprint: CertificateThumbprint::of(der),
+                expires: crate::tls::expiry(der)?,
+            })
+        });
         // What a listed proxy passes on is its client's; only what it sends in its own name is believed.
         let listed = self.proxies.iter().any(|network| network.contains(client));
         let peer = Peer { client, tls, listed, certificate, server_name, host };
