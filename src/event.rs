@@ -10,6 +10,7 @@
 //! event's text is parsed here and not again).
 
 mod author;
+mod caching;
 mod cloudevents;
 mod content;
 pub mod corpus;
