@@ -29,7 +29,7 @@ impl Function {
     pub(super) fn run(self, out: &mut dyn Write) -> Result<Exit, Failure> {
         let Self::Inspect(command) = self;
         let bytes = std::fs::read(&command.file).map_err(|e| format!("`{}`: {e}", command.file.display()))?;
-        let inspection = inspect(&bytes)?;
+        let inspection = inspect(&bytes).map_err(|e| e.in_file(&command.file.to_string_lossy()))?;
         if command.json {
             serde_json::to_writer_pretty(&mut *out, &inspection)?;
             writeln!(out)?;
