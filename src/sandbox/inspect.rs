@@ -65,7 +65,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, AdmissionError> {
         engine::engine(&pool).map_err(|e| AdmissionError::Invalid { reason: printable(&e.to_string()) })?;
     let processes = Processes::new(CompilerCommand::default(), CompileLimits::default());
     let Compiled { artefact, layout } = processes
-        .compile(bytes, &AdmissionLimits::default(), pool.copy_on_write)
+        .compile(None, bytes, &AdmissionLimits::default(), pool.copy_on_write)
         .map_err(|e| e.told_of(bytes))?;
     let component = artefact.load(&engine).map_err(AdmissionError::invalid)?;
     let ty = component.component_type();

@@ -97,6 +97,16 @@ fn faulty_site() -> World {
             "policies/umbrella/tenant.toml",
             "[[issuers]]\nissuer = \"https://x.example\"\naudience = [\"a\"]\nalgorithms = [\"ES256\"]\n",
         )
+        // What does not parse hides nothing of what lies beside it.
+        .file(
+            "policies/umbrella/policies.cedar",
+            "@id(\"gone\")\npermit(principal, action == Action::\"invoke\", resource == Function::\"umbrella/reprot\");\n",
+        )
+        .file("policies/umbrella/more.cedar", "@id(\"x\")\npermit(principal, action resource);\n")
+        .file("policies/umbrella/tests.toml", "[[test]]\nname = \"x\"\nexpects = \"allow\"\n")
+        .file("policies/umbrella/revoked.json", "{\"tokens\": 3}")
+        .function("umbrella", "report", "(component")
+        .file("functions/umbrella/report/event.schema.json", r#"{"type":"objekt"}"#)
         .tenant("initech")
         .function("initech", "report", &crate::guest::echo())
         .file("functions/initech/report/event.schema.json", r#"{"type":"object","properties":{}}"#)

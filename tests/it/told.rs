@@ -6,7 +6,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Version};
+use http::{Method, Request, Version};
+use http_body_util::BodyExt;
 use sandgate::{
     event::UnreadBody,
     http::{Peer, answer},
@@ -105,11 +106,26 @@ async fn meets(world: &Live, bug: Bug, path: &str) -> (u16, String) {
         .unwrap();
     let response = answer(world.running.gateway.clone(), peer, request).await;
     let id = response.headers()["sandgate-request-id"].to_str().unwrap().to_owned();
-    (response.status().as_u16(), id)
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let problem: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        problem,
+        json!({
+            "type": "urn:sandgate:error:internal",
+            "title": "An error of the gateway",
+            "status": 500,
+            "instance": id,
+            "code": "internal",
+        })
+    );
+    (status, id)
 }
 
 #[tokio::test]
-async fn f29_a_panic_in_a_stage_is_answered_counted_and_recorded_with_who_called() {
+async fn c12_f29_a_panic_in_a_stage_is_answered_counted_and_recorded_with_who_called() {
     let world = World::with("echo", &echo()).start().await;
     let (status, id) = meets(&world, Bug { when_read: true }, "/acme/echo").await;
     assert_eq!(status, 500);
@@ -127,7 +143,7 @@ async fn f29_a_panic_in_a_stage_is_answered_counted_and_recorded_with_who_called
 }
 
 #[tokio::test]
-async fn f29_a_panic_outside_of_the_stages_is_answered_counted_and_recorded() {
+async fn c12_f29_a_panic_outside_of_the_stages_is_answered_counted_and_recorded() {
     let world = World::with("echo", &echo()).start().await;
     let (status, id) = meets(&world, Bug { when_read: false }, "/").await;
     assert_eq!(status, 500);
@@ -192,4 +208,26 @@ async fn a_body_that_breaks_its_framing_is_malformed_and_not_a_client_that_left(
     let records = world.records();
     let told = records.iter().find(|record| record["kind"] == "invocation").unwrap();
     assert_eq!(ending(told)[2], "malformed", "{told}");
+}
+
+#[tokio::test]
+async fn c13_nobody_learns_what_another_tenant_has() {
+    let world =
+        World::with("echo", &echo()).tenant("globex").function("globex", "echo", &echo()).start().await;
+    let token = world.token("acme").sign();
+    let mut answers = Vec::new();
+    for path in ["/globex/echo", "/globex/echo/rest", "/globex/nothing", "/nobody/echo"] {
+        for method in [Method::POST, Method::DELETE] {
+            let call = world.invoke("acme/echo").path(path).method(method).bearer(&token);
+            let mut reply = call.json(json!({"unknown": 1})).send().await;
+            let id = reply.header("sandgate-request-id").unwrap().to_owned();
+            for own in ["sandgate-request-id", "date"] {
+                reply.headers.remove(own);
+            }
+            let body = String::from_utf8(reply.body.to_vec()).unwrap().replace(&id, "ID");
+            answers.push((reply.status, reply.headers, body));
+        }
+    }
+    assert_eq!(answers[0].0, 401);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
 }

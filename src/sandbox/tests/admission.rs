@@ -77,6 +77,34 @@ fn f08_sizes_are_bounded_before_anything_is_parsed() {
 }
 
 #[test]
+fn f08_what_was_refused_is_not_compiled_again_only_to_be_refused_again() {
+    let sandbox = sandbox();
+    let told = || sandbox.admit(b"(component (import \"host\" (func)))", None).unwrap_err().to_string();
+    assert_eq!(told(), told());
+    let Compiling { compiled, refused, failed, remembered, running, waiting, .. } = sandbox.compiling();
+    assert_eq!((compiled, refused, failed, remembered), (0, 1, 0, 1));
+    assert_eq!((running, waiting), (0, 0));
+    sandbox.admit(HELLO.as_bytes(), None).unwrap();
+    assert_eq!(sandbox.compiling().compiled, 1);
+    // What is no fault of the component is tried again.
+    let sandbox = sandbox_with(|settings| settings.compiler = CompilerCommand::at("/nowhere/sandgate"));
+    assert!(sandbox.admit(HELLO.as_bytes(), None).is_err() && sandbox.admit(HELLO.as_bytes(), None).is_err());
+    let Compiling { refused, failed, remembered, .. } = sandbox.compiling();
+    assert_eq!((refused, failed, remembered), (0, 2, 0));
+}
+
+#[test]
+fn a_fault_in_component_text_names_its_file() {
+    let sandbox = sandbox();
+    for _ in 0..2 {
+        // From memory too, and for each file that has these bytes.
+        let told = sandbox.admit(b"(component", None).unwrap_err().in_file("functions/acme/x/\u{1b}x.wat");
+        let place = "--> functions/acme/x/\\u{1b}x.wat:1:";
+        assert!(told.to_string().contains(place) && !told.to_string().contains("<anon>"), "{told}");
+    }
+}
+
+#[test]
 fn f13_a_component_beyond_the_pools_caps_is_refused() {
     let many = |what: &str, count: usize| {
         let mut text = guest("traps");
