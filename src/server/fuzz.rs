@@ -65,7 +65,7 @@ fn ought(mut bytes: &[u8]) -> Vec<Seen> {
         let line = lines
             .next()
             .and_then(|line| line.strip_suffix(b" HTTP/1.1\r").or(line.strip_suffix(b" HTTP/1.0\r")));
-        let line = line.unwrap_or_default().to_vec();
+        let line = as_the_library_writes_it(line.unwrap_or_default());
         let fields = lines.count();
         let length = match verdict.framing {
             Framing::None => 0,
@@ -83,6 +83,21 @@ fn ought(mut bytes: &[u8]) -> Vec<Seen> {
         }
         bytes = after;
     }
+}
+
+/// A method and target, with the scheme in small letters and `/` for no path: what means the same (RFC 9110 §4.2.3).
+fn as_the_library_writes_it(line: &[u8]) -> Vec<u8> {
+    const SCHEME: &[u8] = b"https://";
+    let Some(space) = line.iter().position(|b| *b == b' ') else { return line.to_vec() };
+    let (method, target) = line.split_at(space + 1);
+    let Some((scheme, rest)) = target.split_at_checked(SCHEME.len()) else { return line.to_vec() };
+    if !scheme.eq_ignore_ascii_case(SCHEME) {
+        return line.to_vec();
+    }
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let no_path: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+    [method, SCHEME, authority, no_path, path].concat()
 }
 
 /// Whether the client closes after this request (RFC 9112 §9.3).
@@ -206,13 +221,14 @@ mod tests {
 
     /// Requests whole and torn, bodies that look like requests, and what smugglers send.
     fn piece() -> impl Strategy<Value = Vec<u8>> {
-        let words: [&[u8]; 24] = [
+        let words: [&[u8]; 25] = [
             b"GET /a/b HTTP/1.1\r\nHost: a\r\n\r\n",
             b"POST /a/b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
             b"POST /a/b HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n",
             b"POST /a/b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
             b"POST /a/b HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx",
             b"GET https://a/a?b HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET httPs://a?b HTTP/1.1\r\nHost: a\r\n\r\n",
             b"GET /a/b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
             b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
             b"GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
