@@ -76,6 +76,23 @@ pub fn refuse(gateway: &Gateway, version: Version, bad: BadHead) -> Response<Ful
     response
 }
 
+/// Answers a request that there is no room for, and reads nothing of it.
+pub async fn shed(gateway: &Gateway, peer: &Peer, version: Version) -> Response<Full<Bytes>> {
+    let now = SystemTime::now();
+    let request_id = gateway.next_request_id(now);
+    let shed = Astray {
+        code: Code::Overloaded,
+        reason: "requests",
+        detail: "more requests are under way than there is room for".to_owned(),
+    };
+    let mut response = turn_away(gateway, peer, shed, request_id, now).await;
+    headers::finish(response.headers_mut(), request_id);
+    if version < Version::HTTP_2 {
+        close_after(&mut response);
+    }
+    response
+}
+
 /// Answers one request, and never leaves one unanswered: a panic below becomes a 500 (hardening F29).
 pub async fn answer(gateway: Arc<Gateway>, peer: Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
     // HTTP/2 has no raw head: what its frames say is judged once the library has put it together.
@@ -121,23 +138,7 @@ async fn reply(
     let body = if http2 { UnreadBody::of_stream(body) } else { UnreadBody::from(body) };
     let (host, route) = match find(gateway, &peer, &parts) {
         Ok(found) => found,
-        Err(astray) => {
-            let problem = Problem::plain(astray.code);
-            let refusal = record::Refusal {
-                request_id,
-                trace_id: None,
-                time: now,
-                client: peer.client,
-                status: problem.code.status().as_u16(),
-                code: problem.code.as_str(),
-                reason: astray.reason,
-                detail: Some(astray.detail),
-                tenant: peer.host.as_ref().map(|host| host.tenant().clone()),
-            };
-            gateway.metrics().refused(problem.code.as_str());
-            gateway.audit().refused_unauthenticated(refusal).await;
-            return problem.response(request_id);
-        }
+        Err(astray) => return turn_away(gateway, &peer, astray, request_id, now).await,
     };
     let origin = listed_origin(gateway, &route.tenant, &parts.headers);
     if let Some(origin) = &origin
@@ -203,7 +204,32 @@ async fn reply(
     response
 }
 
-/// A request that names nothing here.
+/// Answers and records a request that nobody is asked about.
+async fn turn_away(
+    gateway: &Gateway,
+    peer: &Peer,
+    astray: Astray,
+    request_id: RequestId,
+    now: SystemTime,
+) -> Response<Full<Bytes>> {
+    let problem = Problem::plain(astray.code);
+    let refusal = record::Refusal {
+        request_id,
+        trace_id: None,
+        time: now,
+        client: peer.client,
+        status: problem.code.status().as_u16(),
+        code: problem.code.as_str(),
+        reason: astray.reason,
+        detail: Some(astray.detail),
+        tenant: peer.host.as_ref().map(|host| host.tenant().clone()),
+    };
+    gateway.metrics().refused(problem.code.as_str());
+    gateway.audit().refused_unauthenticated(refusal).await;
+    problem.response(request_id)
+}
+
+/// A request that names nothing here, or finds no room.
 struct Astray {
     code: Code,
     reason: &'static str,

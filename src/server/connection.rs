@@ -61,7 +61,7 @@ impl Connection {
         let _open = Open::new(self.gateway.metrics());
         match timeout(self.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
             Ok(Ok((greeted, client, place))) => {
-                if let Err(error) = self.speak(greeted, client).await {
+                if let Err(error) = self.speak(greeted, client, &place).await {
                     debug!(%error, %client, "connection ended early");
                 }
                 drop(place);
@@ -96,9 +96,9 @@ impl Connection {
         Ok((greeted, client, place))
     }
 
-    async fn speak(&self, greeted: Greeted, client: IpAddr) -> hyper::Result<()> {
+    async fn speak(&self, greeted: Greeted, client: IpAddr, place: &Place) -> hyper::Result<()> {
         let exchanges = Exchanges::new();
-        let ended = self.drive(greeted, client, &exchanges).await;
+        let ended = self.drive(greeted, client, place, &exchanges).await;
         match exchanges.was_cut() {
             None => {}
             Some(Cut::Slow) => self.gateway.metrics().unparsed(Cut::Slow.kind()),
@@ -110,7 +110,13 @@ impl Connection {
         ended
     }
 
-    async fn drive(&self, greeted: Greeted, client: IpAddr, exchanges: &Arc<Exchanges>) -> hyper::Result<()> {
+    async fn drive(
+        &self,
+        greeted: Greeted,
+        client: IpAddr,
+        place: &Place,
+        exchanges: &Arc<Exchanges>,
+    ) -> hyper::Result<()> {
         let Greeted { stream, server_name, host } = greeted;
         let (_, session) = stream.get_ref();
         let tls = match session.protocol_version() {
@@ -127,11 +133,12 @@ impl Connection {
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (gateway, peer) = (Arc::clone(&self.gateway), peer.clone());
             let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
-            let exchange = exchanges.begin();
+            let exchange = exchanges.begin(place.request());
             async move {
                 let reply = match verdict {
                     // Boxed: a connection has room for its request's state for as long as it is open, and this is most of it.
-                    Ok(()) => Box::pin(http::answer(gateway, peer, request)).await,
+                    Ok(()) if exchange.has_room() => Box::pin(http::answer(gateway, peer, request)).await,
+                    Ok(()) => Box::pin(http::shed(&gateway, &peer, request.version())).await,
                     Err(bad) => http::refuse(&gateway, request.version(), bad),
                 };
                 Ok::<_, Infallible>(reply.map(|body| ReplyBody::new(body, exchange)))
@@ -244,7 +251,7 @@ const MAX_HEAD_BYTES: u32 = 16 << 10;
 pub(super) const MAX_BUFFER_BYTES: usize = 64 << 10;
 const _: () = assert!(http::head::MAX_HEAD_BYTES < MAX_BUFFER_BYTES);
 /// Streams at once on one HTTP/2 connection (hardening C8).
-const MAX_STREAMS: u32 = 100;
+pub(super) const MAX_STREAMS: u32 = 100;
 /// Reset streams that may wait before the connection is closed (CVE-2023-44487).
 const MAX_RESET_STREAMS: usize = 20;
 /// Body of one stream that may come before anybody reads it: a body is not read before the decision.

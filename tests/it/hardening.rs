@@ -159,7 +159,7 @@ const RULES: &[(&str, Coverage)] = &[
     ("c12", Untested("covered by `a15_every_bad_token_gets_one_answer_and_its_reason_is_recorded` and the problem table, which is one exhaustive match")),
     ("c13", Tested(&["c13_a_preflight_does_not_tell_which_functions_and_tenants_exist"])),
     ("c14", Untested("owed by: the door out (quotas)")),
-    ("c15", Tested(&["c15_a_client_gets_so_many_connections_and_each_that_ends_makes_room", "c15_a_client_has_so_many_places_and_leaves_no_trace", "c15_connections_leave_open_files_for_the_rest_of_the_process", "c15_there_are_as_many_connections_as_files_are_left_for"])),
+    ("c15", Tested(&["c15_a_client_gets_so_many_connections_and_each_that_ends_makes_room", "c15_a_client_has_so_many_places_and_leaves_no_trace", "c15_a_client_has_so_many_requests_under_way_and_all_together_have_so_many", "c15_connections_leave_open_files_for_the_rest_of_the_process", "c15_requests_beyond_what_there_is_room_for_are_shed_and_other_clients_served", "c15_there_are_as_many_connections_as_files_are_left_for"])),
     ("c16", Tested(&["c02_c04_c16_every_bad_head_is_refused_on_the_wire_however_it_is_cut_and_no_good_one", "c04_c16_every_head_of_the_corpus_has_its_verdict_however_it_is_cut", "c16_an_authority_is_a_name_or_an_address_and_a_port"])),
     ("d01", Tested(&["d01_a_body_that_never_comes_is_refused_in_time", "d01_chunks_without_end_are_refused_at_the_limit", "d01_refusals_come_in_the_order_of_the_contract"])),
     ("d02", Tested(&["d02_exactly_one_listed_type_and_no_charset_but_utf_8", "d02_media_types_and_codings_are_exact"])),
