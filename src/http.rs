@@ -101,9 +101,10 @@ pub async fn answer(gateway: Arc<Gateway>, peer: Peer, request: Request<Incoming
     {
         return refuse(&gateway, Version::HTTP_2, bad);
     }
+    let http1 = request.version() < Version::HTTP_2;
     // Only its chunks tell where a chunked body ends, and nothing after them is looked for (hardening C3).
-    let last =
-        request.version() < Version::HTTP_2 && request.headers().contains_key(header::TRANSFER_ENCODING);
+    let last = http1 && request.headers().contains_key(header::TRANSFER_ENCODING);
+    let asks = http1 && request.headers().contains_key(header::EXPECT);
     let now = SystemTime::now();
     let request_id = gateway.next_request_id(now);
     let mut response = match catch_panic(reply(&gateway, peer, request, request_id, now)).await {
@@ -114,7 +115,9 @@ pub async fn answer(gateway: Arc<Gateway>, peer: Peer, request: Request<Incoming
         }
     };
     headers::finish(response.headers_mut(), request_id);
-    if last {
+    // Who waits for a word before the body and is refused may send it all the same, or another request in its place: a
+    // proxy that reuses the connection would have that one's beginning read as the body (RFC 9110 §10.1.1).
+    if last || asks && !response.status().is_success() {
         close_after(&mut response);
     }
     response
