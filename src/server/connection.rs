@@ -148,27 +148,24 @@ impl Connection {
         macro_rules! drive {
             ($connection:expr) => {{
                 let mut connection = std::pin::pin!($connection);
-                let idle = tokio::select! {
+                tokio::select! {
                     biased;
                     ended = &mut connection => return ended,
-                    late = exchanges.late(&self.bounds) => match late {
-                        Late::Idle => true,
-                        Late::Cut(cut) => {
+                    late = exchanges.late(&self.bounds) => {
+                        if let Late::Cut(cut) = late {
                             exchanges.cut(cut);
                             return Ok(());
                         }
-                    },
-                    () = self.shutdown.begun() => false,
-                };
+                    }
+                    () = self.shutdown.begun() => {}
+                }
                 // What is under way may finish; nothing new begins.
                 connection.as_mut().graceful_shutdown();
-                if idle {
-                    // A client of HTTP/2 is asked to go, and need not answer.
-                    match timeout(self.bounds.header, &mut connection).await {
-                        Ok(ended) => return ended,
-                        Err(_) if exchanges.is_quiet() => return Ok(()),
-                        Err(_) => {}
-                    }
+                // A client of HTTP/2 is asked to go, and need not answer: with nothing under way nobody waits for it.
+                match timeout(self.bounds.header, &mut connection).await {
+                    Ok(ended) => return ended,
+                    Err(_) if exchanges.is_quiet() => return Ok(()),
+                    Err(_) => {}
                 }
                 timeout(self.bounds.request, connection).await.unwrap_or(Ok(()))
             }};
