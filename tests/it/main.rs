@@ -38,6 +38,7 @@ mod outcomes;
 #[cfg(feature = "portable")]
 mod portable;
 mod production;
+mod refusals;
 mod reload;
 mod storm;
 mod tls;
