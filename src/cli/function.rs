@@ -30,7 +30,7 @@ impl Function {
     pub(super) fn run(self, out: &mut dyn Write) -> Result<Exit, Failure> {
         let Self::Inspect(command) = self;
         let bytes = std::fs::read(&command.file).map_err(|e| format!("`{}`: {e}", command.file.display()))?;
-        let inspection = inspect(&bytes)?;
+        let inspection = inspect(&bytes).map_err(|e| e.in_file(&command.file.to_string_lossy()))?;
         let name = command.file.file_name().unwrap_or_default().to_string_lossy();
         let manifest = inspection.manifest(&name);
         if command.json {

@@ -65,7 +65,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, AdmissionError> {
         engine::engine(&pool).map_err(|e| AdmissionError::Invalid { reason: printable(&e.to_string()) })?;
     let processes = Processes::new(CompilerCommand::default(), CompileLimits::default());
     let Compiled { artefact, layout } = processes
-        .compile(bytes, &AdmissionLimits::default(), pool.copy_on_write)
+        .compile(None, bytes, &AdmissionLimits::default(), pool.copy_on_write)
         .map_err(|e| e.told_of(bytes))?;
     let component = artefact.load(&engine).map_err(AdmissionError::invalid)?;
     let ty = component.component_type();
@@ -171,7 +171,7 @@ impl Inspection {
         };
         let file = toml::Value::from(file);
         // Twice of what it begins with: a component that fits in exactly can allocate nothing.
-        let memory = self.initial_pages.map_or(0, |pages| pages.saturating_mul(2 * 64 << 10));
+        let memory = self.initial_pages.map_or(0, |pages| pages.saturating_mul(2 * WASM_PAGE));
         let limits = match memory > ServerConfig::default().defaults.memory.0 {
             true => format!("\n[limits]\nmemory    = \"{}MiB\"\n", memory.div_ceil(1 << 20)),
             false => String::new(),
@@ -179,3 +179,6 @@ impl Inspection {
         self.missing.is_none().then(|| format!("component = {file}\n{takes}{limits}"))
     }
 }
+
+/// In bytes.
+const WASM_PAGE: u64 = 64 << 10;

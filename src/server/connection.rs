@@ -30,7 +30,8 @@ use super::{
     raw::Raw,
 };
 use crate::{
-    authn::CertificateThumbprint,
+    authn::{CertificateThumbprint, ClientCertificate},
+    event::UnreadBody,
     http::{self, Peer},
     pipeline::Gateway,
     record::Metrics,
@@ -125,7 +126,13 @@ impl Connection {
         };
         let http2 = session.alpn_protocol() == Some(b"h2");
         let leaf = session.peer_certificates().and_then(<[_]>::first);
-        let certificate = leaf.map(|der| CertificateThumbprint::of(der));
+        // One that does not say until when it is good is none.
+        let certificate = leaf.and_then(|der| {
+            Some(ClientCertificate {
+                thumbprint: CertificateThumbprint::of(der),
+                expires: crate::tls::expiry(der)?,
+            })
+        });
         // What a listed proxy passes on is its client's; only what it sends in its own name is believed.
         let listed = self.proxies.iter().any(|network| network.contains(client));
         let peer = Peer { client, tls, listed, certificate, server_name, host };
@@ -137,7 +144,10 @@ impl Connection {
             async move {
                 let reply = match verdict {
                     // Boxed: a connection has room for its request's state for as long as it is open, and this is most of it.
-                    Ok(()) if exchange.has_room() => Box::pin(http::answer(gateway, peer, request)).await,
+                    Ok(()) if exchange.has_room() => {
+                        let of = if http2 { UnreadBody::of_stream } else { UnreadBody::from };
+                        Box::pin(http::answer(gateway, peer, request.map(of))).await
+                    }
                     Ok(()) => Box::pin(http::shed(&gateway, &peer, request.version())).await,
                     Err(bad) => http::refuse(&gateway, request.version(), bad),
                 };

@@ -17,7 +17,7 @@ use crate::{
     authn::{self, KeyFetch},
     event,
     http::health::{self, Mode},
-    pipeline::{Blocks, Builder, FaultyPlatform, Gateway},
+    pipeline::{Blocks, Builder, FaultyPlatform, Gateway, Patience},
     record::{
         self, AuditError, AuditLog, CheckpointKey, Metrics,
         trace::{ExportError, TraceSettings, Traces},
@@ -188,7 +188,10 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         metrics: Arc::clone(&metrics),
         development: options.mode == Mode::Development,
         schemas: event::Schemas::default(),
+        patience: Patience::SERVING,
     };
+    let compiled = watch.trigger();
+    builder.sandbox.when_compiled(move |tenants| compiled.changed(tenants));
     let (builder, site, built) = blocking(move || {
         let built = builder.build(&site, None);
         (builder, site, built)
