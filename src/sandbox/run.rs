@@ -253,13 +253,15 @@ impl Inner {
             Ok(place) => place,
             Err(overload) => return Attempt::failed(SandboxError::Overloaded(overload)),
         };
-        let run = portable::invoke(pre, name, request, &self.limits, deadline, progress).await;
+        let part = self.sandbox.memory.part(&self.share);
+        let run = portable::invoke(pre, name, request, &self.limits, part, deadline, progress).await;
         let portable::Run { result, hits, peak, cpu, dropped } = run;
         Attempt { result: result.map_err(Stopped::For), hits, peak, cpu, dropped }
     }
 
     fn call(&self, pre: &FunctionPre<State>, event: EventInput<'_>, watch: Watch) -> Attempt {
-        let state = State { meter: Meter::new(self.limits.memory.value, watch.inline), watch };
+        let part = self.sandbox.memory.part(&self.share);
+        let state = State { meter: Meter::new(self.limits.memory.value, watch.inline, part), watch };
         let mut store = match Store::try_new(self.component.engine(), state) {
             Ok(store) => store,
             Err(e) => return Attempt::failed(SandboxError::internal(format!("no store: {e:#}"))),
@@ -383,6 +385,9 @@ pub(super) fn stopped(limits: &Limits, error: &wasmtime::Error, meter: &Meter) -
     // A guest that is refused memory gives up in its own way: often by `unreachable`.
     if let Some(name) = meter.met().next() {
         return SandboxError::OutOfMemory(limits.hit(name)).into();
+    }
+    if meter.is_crowded() {
+        return SandboxError::Overloaded(Overload::Memory).into();
     }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return SandboxError::Trapped { reason: trap.to_string() }.into();

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{limits::SetBy::Platform, *};
-use crate::site::units::{Bytes, Span};
+use crate::site::units::Span;
 
 mod admission;
 mod hostile;
