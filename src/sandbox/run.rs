@@ -21,6 +21,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 use super::{
     Breach, Component, LimitHit, LimitName, Limits, Overload, Reply, Sandbox, SandboxError, Usage,
     compile::{Loaded, printable},
+    engine::TICK_MS,
     instances::Share,
     limits::{Meter, TooLargeInline},
     watch::{SLICE, Stop, Waiting, Watch},
@@ -129,8 +130,14 @@ impl Runner {
             return self.on_guest_thread(permit, event, deadline, usage).await;
         }
         if inner.heavy.load(Ordering::Relaxed) == 0 {
+            let begun = Instant::now();
             let attempt = inner.attempt(event.clone(), Watch::slice(&inner.limits, deadline));
             attempt.add_to(usage);
+            // What the engine does for a guest, such as making an instance of sixty thousand types of resources, sees no tick.
+            // Whether it was that or a busy machine, a CPU thread measures.
+            if begun.elapsed() > MOST_INLINE {
+                inner.heavy.store(HEAVY, Ordering::Relaxed);
+            }
             match attempt.result {
                 Ok(reply) => return Ok(reply),
                 Err(Stopped::For(error)) => return Err(error),
@@ -468,6 +475,9 @@ fn panicked(panic: &(dyn Any + Send)) -> SandboxError {
 
 /// Quick calls in a row after which a heavy function is tried on an I/O thread again: each wrong guess costs a slice.
 const HEAVY: u32 = 16;
+
+/// How long a slice holds its thread at most, if it is the guest that does.
+const MOST_INLINE: Duration = Duration::from_millis(3 * TICK_MS);
 
 /// A function that needs more than this is kept off I/O threads.
 const QUICK_MEMORY_BYTES: u64 = 8 << 20;
