@@ -1,6 +1,7 @@
 //! The life of an invocation, in order. Each step takes the evidence of the step before by value, and only that step
 //! can make it: leaving one out is a type error (INVARIANT Evidence).
 
+mod admitting;
 mod block;
 mod build;
 mod journal;
@@ -20,6 +21,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 pub use self::{
+    admitting::Patience,
     block::{Blocks, difference},
     build::{Builder, FaultyPlatform, known_names},
     journal::Journal,
@@ -175,6 +177,7 @@ impl Gateway {
         self.metrics.audit(self.audit.stats());
         let (in_use, size) = self.sandbox.occupancy();
         self.metrics.pool(in_use.into(), size.into());
+        self.metrics.compiling(self.sandbox.compiling());
         self.metrics.encode()
     }
 

@@ -13,6 +13,7 @@ mod engine;
 mod evidence;
 mod inspect;
 mod instances;
+mod late;
 mod layout;
 mod limits;
 mod memory;
@@ -21,8 +22,10 @@ mod pool;
 mod portable;
 mod posture;
 mod process;
+mod refusals;
 mod run;
 mod sealed;
+mod turns;
 mod watch;
 mod world;
 
@@ -30,15 +33,17 @@ mod world;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::Instant,
 };
 
 pub use artefact::{ArtefactError, ArtefactStore, Digest};
-pub use compile::{AdmissionError, AdmissionLimits, Component};
+pub use compile::{AdmissionError, AdmissionLimits, Compiling, Component};
 pub use engine::PoolLimits;
 pub use evidence::Outcome;
 pub use inspect::{Inspection, World, inspect};
@@ -55,7 +60,10 @@ pub use process::{
 pub use run::Runner;
 pub use world::Breach;
 
-use crate::{id::FunctionId, site::units::Bytes};
+use crate::{
+    id::{FunctionId, TenantName},
+    site::units::Bytes,
+};
 use compile::Compiler;
 use engine::Ticker;
 use instances::Instances;
@@ -147,6 +155,28 @@ impl Sandbox {
     /// can be read again should the artefact store lose what it has.
     pub fn admit(&self, bytes: &[u8], origin: Option<&Path>) -> Result<Arc<Component>, AdmissionError> {
         self.compiler.admit(bytes, origin)
+    }
+
+    /// As [`Self::admit`] for a tenant, in its turn, and waits no longer than until then:
+    /// [`AdmissionError::is_under_way`] tells that compiling goes on.
+    pub fn admit_by(
+        &self,
+        tenant: &TenantName,
+        bytes: Vec<u8>,
+        origin: Option<&Path>,
+        until: Instant,
+    ) -> Result<Arc<Component>, AdmissionError> {
+        self.compiler.admit_by(tenant, bytes, origin, until)
+    }
+
+    /// Whom to tell of tenants whose compilations have ended after nobody waited for them any more; the first holds.
+    pub fn when_compiled(&self, tell: impl Fn(BTreeSet<TenantName>) + Send + Sync + 'static) {
+        self.compiler.when_compiled(tell);
+    }
+
+    /// How compiling goes.
+    pub fn compiling(&self) -> Compiling {
+        self.compiler.compiling()
     }
 
     /// Instances that run now, and how many can.

@@ -1,11 +1,6 @@
 //! What policies mean, and what is refused of them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{slice::Slice, statements::MAX_LINKS, trial::noon, *};
 use crate::{

@@ -114,6 +114,7 @@ fn refusal(client: IpAddr, seconds: u64) -> Refusal {
         reason: "expired",
         detail: None,
         tenant: None,
+        stage: Stage::Authenticate,
     }
 }
 

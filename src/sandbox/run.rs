@@ -29,7 +29,7 @@ use super::{
 };
 #[cfg(feature = "portable")]
 use super::{portable, watch::Progress};
-use crate::id::FunctionId;
+use crate::{event::Place, id::FunctionId};
 
 /// Runs one function. One for each function of a revision; clones are the same runner.
 #[derive(Debug, Clone)]
@@ -91,10 +91,11 @@ impl Runner {
     pub(super) async fn run_event(
         &self,
         event: EventInput<'_>,
+        place: &Place,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
         let started = Instant::now();
-        let result = self.invoke(event, started, usage).await;
+        let result = self.invoke(event, place, started, usage).await;
         usage.wall = started.elapsed();
         result
     }
@@ -102,6 +103,11 @@ impl Runner {
     async fn invoke(
         &self,
         event: EventInput<'_>,
+        #[cfg_attr(
+            not(feature = "portable"),
+            expect(unused_variables, reason = "the narrow world names no place")
+        )]
+        place: &Place,
         started: Instant,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
@@ -127,7 +133,8 @@ impl Runner {
         }
         #[cfg(feature = "portable")]
         if let Some(Loaded::Portable(_)) = inner.component.ready() {
-            return self.on_guest_thread(permit, event, deadline, usage).await;
+            let request = portable::request(&event, place)?;
+            return self.on_guest_thread(permit, event.request_id, request, deadline, usage).await;
         }
         if inner.heavy.load(Ordering::Relaxed) == 0 {
             let begun = Instant::now();
@@ -196,11 +203,12 @@ impl Runner {
     async fn on_guest_thread(
         &self,
         permit: Permit,
-        event: EventInput<'_>,
+        name: &str,
+        request: portable::Request,
         deadline: Instant,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
-        let (name, request) = (event.request_id.to_owned(), portable::request(&event)?);
+        let name = name.to_owned();
         let mut bill = Bill::open(usage);
         let (inner, progress) = (Arc::clone(&self.0), bill.waiting.progress());
         let guest = async move {

@@ -144,10 +144,21 @@ warning: policies/acme/x.cedar:7: for policy `acme/odd`, string `"pаypal"` cont
 #[test]
 fn guardrails_about_tenants_that_do_not_exist_are_warned_of() {
     let world = World::with_guardrails(
-        "@id(\"x\") forbid(principal, action == Action::\"invoke\", resource in Tenant::\"acne\");",
+        "@id(\"x\") forbid(principal, action == Action::\"invoke\", resource in Tenant::\"acne\");
+@id(\"y\") forbid(principal, action == Action::\"invoke\", resource == Function::\"acme/helo\");
+@id(\"z\") forbid(principal in Role::\"acme/billing\", action == Action::\"invoke\", resource == Function::\"acme/hello\");",
     );
-    let site = BTreeMap::from([(tenant("acme"), BTreeSet::new())]);
-    insta::assert_snapshot!(told(&world.platform.unknown_names(&site)), @r#"warning: policies/guardrails.cedar:1: `guardrails/x` names `Tenant::"acne"`, which this site does not have"#);
+    let asked = std::cell::RefCell::new(Vec::new());
+    let has = |tenant: &str, function: Option<&str>| {
+        asked.borrow_mut().push((tenant.to_owned(), function.map(str::to_owned)));
+        tenant == "acme" && function.is_none_or(|function| function == "hello")
+    };
+    insta::assert_snapshot!(told(&world.platform.unknown_names(has)), @r#"
+    warning: policies/guardrails.cedar:1: `guardrails/x` names `Tenant::"acne"`, which this site does not have
+    warning: policies/guardrails.cedar:2: `guardrails/y` names `Function::"acme/helo"`, which this site does not have
+    "#);
+    // Once for each name that stands there, whatever else the site has.
+    assert_eq!(asked.borrow().len(), 4, "{asked:?}");
 }
 
 #[test]

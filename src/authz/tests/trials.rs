@@ -14,6 +14,7 @@ Function::"acme/hello"        invoke
   acme    invoker             ✔
   acme    (no role)           ✘
   globex  planner             ✘
+  globex  support             ✘
   globex  (no role)           ✘
 
 Function::"acme/invoice"      invoke
@@ -23,6 +24,7 @@ Function::"acme/invoice"      invoke
   acme    invoker             ✘
   acme    (no role)           ✘
   globex  planner             ✘
+  globex  support             ✘
   globex  (no role)           ✘
 
 Function::"acme/render"       invoke
@@ -31,6 +33,7 @@ Function::"acme/render"       invoke
   acme    invoker             ✘
   acme    (no role)           ✘
   globex  planner             ✘
+  globex  support             ✘
   globex  (no role)           ✘
 
 Function::"globex/calendar"   invoke
@@ -39,6 +42,7 @@ Function::"globex/calendar"   invoke
   acme    invoker             ✘
   acme    (no role)           ✘
   globex  planner             ✔
+  globex  support             ✔
   globex  (no role)           ✘
   globex  (no role) + scopes  ✔
 "#);

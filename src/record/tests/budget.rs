@@ -107,6 +107,6 @@ async fn aggregates_count_all_that_was_not_recorded_alone() {
     assert_eq!(counted[0].value["count"], 1000 - alone);
     insta::assert_snapshot!(
         counted[0].text().split_once(" times ").unwrap().1,
-        @"unauthenticated (expired) from 192.0.2.0/24, 2025-10-09T08:53:20.000Z to 2025-10-09T08:53:29.000Z"
+        @"unauthenticated (expired) at authenticate from 192.0.2.0/24, 2025-10-09T08:53:20.000Z to 2025-10-09T08:53:29.000Z"
     );
 }

@@ -1,6 +1,7 @@
 //! What is admitted, and what is not.
 
 use super::*;
+use crate::site::{diagnostic::Source, manifest::RawManifest, parse::parse_toml, units::Bytes};
 
 fn refused(component: &[u8]) -> String {
     sandbox().admit(component, None).unwrap_err().to_string()
@@ -76,6 +77,34 @@ fn f08_sizes_are_bounded_before_anything_is_parsed() {
 }
 
 #[test]
+fn f08_what_was_refused_is_not_compiled_again_only_to_be_refused_again() {
+    let sandbox = sandbox();
+    let told = || sandbox.admit(b"(component (import \"host\" (func)))", None).unwrap_err().to_string();
+    assert_eq!(told(), told());
+    let Compiling { compiled, refused, failed, remembered, running, waiting, .. } = sandbox.compiling();
+    assert_eq!((compiled, refused, failed, remembered), (0, 1, 0, 1));
+    assert_eq!((running, waiting), (0, 0));
+    sandbox.admit(HELLO.as_bytes(), None).unwrap();
+    assert_eq!(sandbox.compiling().compiled, 1);
+    // What is no fault of the component is tried again.
+    let sandbox = sandbox_with(|settings| settings.compiler = CompilerCommand::at("/nowhere/sandgate"));
+    assert!(sandbox.admit(HELLO.as_bytes(), None).is_err() && sandbox.admit(HELLO.as_bytes(), None).is_err());
+    let Compiling { refused, failed, remembered, .. } = sandbox.compiling();
+    assert_eq!((refused, failed, remembered), (0, 2, 0));
+}
+
+#[test]
+fn a_fault_in_component_text_names_its_file() {
+    let sandbox = sandbox();
+    for _ in 0..2 {
+        // From memory too, and for each file that has these bytes.
+        let told = sandbox.admit(b"(component", None).unwrap_err().in_file("functions/acme/x/\u{1b}x.wat");
+        let place = "--> functions/acme/x/\\u{1b}x.wat:1:";
+        assert!(told.to_string().contains(place) && !told.to_string().contains("<anon>"), "{told}");
+    }
+}
+
+#[test]
 fn f13_a_component_beyond_the_pools_caps_is_refused() {
     let many = |what: &str, count: usize| {
         let mut text = guest("traps");
@@ -98,6 +127,7 @@ fn f13_a_component_beyond_the_pools_caps_is_refused() {
 fn f05_proposals_that_no_guest_needs_are_refused() {
     for (name, core) in [
         ("threads", "(memory 1 1 shared)"),
+        ("atomics", "(memory 1) (func (drop (memory.atomic.notify (i32.const 0) (i32.const 1))))"),
         ("memory64", "(memory i64 1)"),
         ("multi-memory", "(memory 1) (memory 1)"),
         ("custom page sizes", "(memory 1 (pagesize 1))"),
@@ -255,4 +285,20 @@ fn inspection_tells_world_imports_and_needs() {
     assert_eq!(inspect(portable.as_bytes()).unwrap().world, World::Portable);
     let json = serde_json::to_value(&hello).unwrap();
     assert_eq!((json["world"].as_str(), json["core_modules"].as_u64()), (Some("sandgate:function"), Some(1)));
+}
+
+#[test]
+fn an_inspection_writes_a_manifest_that_is_one() {
+    let large = HELLO.replace("(memory (export \"memory\") 1", "(memory (export \"memory\") 1000");
+    assert_ne!(large, HELLO);
+    let portable = "(component (instance $i) (export \"wasi:http/incoming-handler@0.2.3\" (instance $i)))";
+    for (text, memory) in [(HELLO, None), (portable, None), (&*large, Some(Bytes::mib(125)))] {
+        let manifest = inspect(text.as_bytes()).unwrap().manifest("a \"quoted\".wasm").unwrap();
+        let manifest = parse_toml::<RawManifest>(&Source::new("function.toml", manifest)).unwrap();
+        assert_eq!(manifest.component.get_ref(), "a \"quoted\".wasm");
+        assert_eq!(manifest.limits.memory.map(|memory| *memory.get_ref()), memory);
+    }
+    assert_eq!(inspect(b"(component)").unwrap().manifest("a.wasm"), None);
+    let importing = inspect(importing("(import \"wasi:cli/stdin@0.2.0\" (instance))").as_bytes()).unwrap();
+    assert_eq!(importing.manifest("a.wasm"), None);
 }

@@ -110,7 +110,8 @@ fn f08_the_engine_that_serves_has_no_compiler() {
 /// Starts an invocation that stays in flight until the future is dropped: its first poll uses up its slice and queues it.
 macro_rules! in_flight {
     ($runner:expr, $usage:expr) => {{
-        let mut running = Box::pin($runner.run_event(event(b"{}"), $usage));
+        let place = &*Box::leak(Box::<Place>::default());
+        let mut running = Box::pin($runner.run_event(event(b"{}"), place, $usage));
         tokio::select! {
             biased;
             _ = &mut running => panic!("it loops"),

@@ -13,19 +13,23 @@ use std::{
 
 use tokio::process::{Child, Command};
 
+use crate::gate::Gate;
+
 /// A running Envoy; it ends with this value.
 pub(crate) struct Envoy {
     /// Where it serves `POST /acme/hello`.
     pub(crate) address: SocketAddr,
     _process: Child,
+    _work: tempfile::TempDir,
 }
 
 /// Starts `$ENVOY`, or `envoy` from the path; none where there is none.
-pub(crate) async fn start(site: &Path, work: &Path) -> Option<Envoy> {
+pub(crate) async fn start(gate: &Gate) -> Option<Envoy> {
     let program = std::env::var_os("ENVOY").unwrap_or_else(|| "envoy".into());
     let address = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
-    let file = work.join("envoy.json");
-    std::fs::write(&file, configuration(site, work, address)).expect("a configuration");
+    let work = tempfile::tempdir().ok()?;
+    let file = work.path().join("envoy.json");
+    std::fs::write(&file, configuration(gate.site.path(), work.path(), address)).expect("a configuration");
     let process = Command::new(program)
         .args(["--concurrency", "2", "--use-dynamic-base-id", "--log-level", "error", "-c"])
         .arg(&file)
@@ -40,7 +44,7 @@ pub(crate) async fn start(site: &Path, work: &Path) -> Option<Envoy> {
         assert!(tries < 100, "Envoy does not listen");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Some(Envoy { address, _process: process })
+    Some(Envoy { address, _process: process, _work: work })
 }
 
 fn configuration(site: &Path, work: &Path, address: SocketAddr) -> String {
