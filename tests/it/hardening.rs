@@ -208,7 +208,7 @@ const RULES: &[(&str, Coverage)] = &[
     ("e06", Untested("owed by: policy authoring (signed bundles)")),
     ("e07", Tested(&["e07_a_checkpoint_is_signed_and_any_change_is_seen", "e07_a_disk_that_is_full_refuses_and_the_chain_goes_on_when_it_is_not", "e07_a_start_appends_nothing_to_a_chain_that_was_edited", "e07_a_tenants_extract_verifies_alone", "e07_an_edit_an_insertion_a_move_and_a_removal_are_each_found", "e07_an_insertion_with_hashes_that_fit_is_found_where_the_chain_goes_on", "e07_any_single_byte_that_changes_is_found", "e07_every_record_is_chained_and_verifies_after_a_restart", "e07_redacted_values_are_keyed_hashes_and_the_key_stays", "e07_with_a_checkpoint_a_cut_tail_and_a_rewritten_chain_are_found"])),
     ("f01", Tested(&["f01_the_engine_is_a_current_release_of_a_long_term_line"])),
-    ("f02", Partly(&[], "how soon an advisory is heard of depends on who runs `.ci/advisories` daily: tests/README.md")),
+    ("f02", Partly(&["f02_a_locked_version_with_an_advisory_fails_the_build"], "how soon an advisory is heard of depends on who runs `.ci/advisories` daily: tests/README.md")),
     ("f03", Untested("a statement about platforms: x86-64 Linux is what is built and tested")),
     ("f04", Tested(&["f04_f07_f17_nothing_is_compiled_in_that_is_not_needed", "f04_what_is_told_as_compiled_out_is"])),
     ("f05", Tested(&["f05_proposals_that_no_guest_needs_are_refused"])),
