@@ -22,6 +22,7 @@ mod process;
 mod run;
 mod sealed;
 mod watch;
+mod worker;
 mod world;
 
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub use process::{
     worker::{compile_component, probe_confinement},
 };
 pub use run::Runner;
+pub use worker::{Death, DeathKind, WorkerLimits, WorkerStats, inside::{probe_worker, serve_worker}};
 pub use world::Breach;
 
 use crate::id::FunctionId;
@@ -58,6 +60,7 @@ use compile::Compiler;
 use engine::Ticker;
 use pool::CpuPool;
 use run::Gate;
+use worker::{Remote, Workers};
 use world::{CallerInput, EventInput, Reply, SignalInput};
 
 /// How the sandbox is set up.
@@ -79,6 +82,8 @@ pub struct Settings {
     pub cpu_queue: usize,
     /// Whether components of `wasi:http/proxy` are admitted.
     pub portable: bool,
+    /// Processes for tenants whose functions run in none of ours.
+    pub workers: WorkerLimits,
 }
 
 impl Default for Settings {
@@ -94,9 +99,28 @@ impl Default for Settings {
             cpu_threads,
             cpu_queue: 32 * cpu_threads.get(),
             portable: true,
+            workers: WorkerLimits::default(),
         }
     }
 }
+
+impl Settings {
+    /// What becomes a worker, and what it is told.
+    fn worker_program(&self) -> worker::Program {
+        let job = worker::Job {
+            pool: PoolLimits { instances: self.workers.instances, ..self.pool },
+            threads: self.cpu_threads.min(MAX_WORKER_THREADS),
+            portable: self.portable,
+        };
+        self.compiler.as_worker(&job)
+    }
+}
+
+/// Of each kind: a tenant's guests compute on no more cores than these at once.
+const MAX_WORKER_THREADS: NonZeroUsize = match NonZeroUsize::new(4) {
+    Some(threads) => threads,
+    None => NonZeroUsize::MIN,
+};
 
 /// The engine with its threads and components: one for each process.
 pub struct Sandbox {
@@ -105,6 +129,7 @@ pub struct Sandbox {
     #[cfg(feature = "portable")]
     guests: portable::Guests,
     instances: Gate,
+    workers: Arc<Workers>,
     _ticker: Ticker,
 }
 
@@ -123,11 +148,21 @@ impl Sandbox {
         let engine = engine::engine(&settings.pool)?;
         let artefacts =
             settings.data_dir.as_deref().map(|dir| ArtefactStore::open(dir, &engine)).transpose()?;
+        Self::around(engine, artefacts, settings)
+    }
+
+    /// Starts what stands around an engine.
+    fn around(
+        engine: wasmtime::Engine,
+        artefacts: Option<ArtefactStore>,
+        settings: &Settings,
+    ) -> Result<Arc<Self>, StartError> {
         Ok(Arc::new(Self {
             cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
             #[cfg(feature = "portable")]
             guests: portable::Guests::new(settings.cpu_threads),
             instances: Gate::new(settings.pool.instances),
+            workers: Workers::new(settings.workers, settings.worker_program()),
             _ticker: Ticker::start(&engine)?,
             compiler: Compiler::new(engine, artefacts, settings)?,
         }))
@@ -153,6 +188,39 @@ impl Sandbox {
         component: Arc<Component>,
         limits: Limits,
     ) -> Runner {
-        Runner::new(Arc::clone(self), function, component, limits)
+        Runner::new(Arc::clone(self), function, component, limits, None)
+    }
+
+    /// The same for a function of a tenant that is isolated: it runs in the tenant's worker process.
+    pub fn isolated_runner(
+        self: &Arc<Self>,
+        function: FunctionId,
+        component: Arc<Component>,
+        limits: Limits,
+    ) -> Runner {
+        let remote = Remote::new(self.workers.house(&function.tenant), Arc::clone(&component));
+        Runner::new(Arc::clone(self), function, component, limits, Some(remote))
+    }
+
+    /// What is counted of worker processes.
+    pub fn workers(&self) -> WorkerStats {
+        self.workers.stats()
+    }
+
+    /// Ends every worker process, whatever it does.
+    pub fn end_workers(&self) {
+        self.workers.end();
+    }
+
+    /// What another process admitted, for a runner in this one.
+    fn receive(&self, digest: Digest, artefact: &artefact::Artefact) -> Result<Arc<Component>, AdmissionError> {
+        self.compiler.receive(digest, artefact)
+    }
+
+    /// Starts threads that otherwise start with the first call that needs them.
+    fn start_guest_threads(&self) -> std::io::Result<()> {
+        #[cfg(feature = "portable")]
+        self.guests.threads()?;
+        Ok(())
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     sandbox::{Component, Sandbox},
     site::{
         FileIdentity, Folder, FunctionSources, NamedFile, Site, TenantSources,
-        config::ServerConfig,
+        config::{Isolation, ServerConfig},
         diagnostic::{Diagnostic, Source, with_causes},
         host::HostName,
         limits::Limits,
@@ -185,6 +185,7 @@ impl Builder {
         let around = Around {
             config: &site.platform.config,
             ceilings: &raw.ceilings,
+            isolation: site.platform.config.sandbox.isolation.max(raw.isolation),
             folder: sources.functions_folder(),
             components,
         };
@@ -267,7 +268,10 @@ impl Builder {
             authorizer: Authorizer::new(policies?, sources.id.function.clone(), labels),
             events: events?,
             replies: replies?,
-            runner: self.sandbox.runner(sources.id.clone(), component?, limits),
+            runner: match around.isolation {
+                Isolation::Shared => self.sandbox.runner(sources.id.clone(), component?, limits),
+                Isolation::Process => self.sandbox.isolated_runner(sources.id.clone(), component?, limits),
+            },
             metrics: self.metrics.function(&sources.id.tenant, &sources.id.function),
         })
     }
@@ -301,6 +305,7 @@ impl Builder {
 struct Around<'a> {
     config: &'a ServerConfig,
     ceilings: &'a RawLimits,
+    isolation: Isolation,
     folder: Option<Folder>,
     components: &'a Components,
 }

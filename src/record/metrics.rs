@@ -37,6 +37,9 @@ pub struct Metrics {
     audit_head: Gauge,
     pool_in_use: Gauge,
     pool_size: Gauge,
+    workers: Gauge,
+    workers_most: Gauge,
+    worker_deaths: Family<KindLabel, Counter>,
     connections: Gauge,
     certificate_expiry: Family<CertificateLabel, Gauge>,
     revision: Family<RevisionLabel, Gauge>,
@@ -149,6 +152,9 @@ impl Metrics {
             audit_head: Gauge::default(),
             pool_in_use: Gauge::default(),
             pool_size: Gauge::default(),
+            workers: Gauge::default(),
+            workers_most: Gauge::default(),
+            worker_deaths: Family::default(),
             connections: Gauge::default(),
             certificate_expiry: Family::default(),
             revision: Family::default(),
@@ -204,6 +210,13 @@ impl Metrics {
         registry.register("audit_head", "Number of the last audit record", self.audit_head.clone());
         registry.register("pool_in_use", "Instances that run now", self.pool_in_use.clone());
         registry.register("pool_size", "Instances that can run at once", self.pool_size.clone());
+        registry.register("workers", "Worker processes of isolated tenants", self.workers.clone());
+        registry.register("workers_most", "Worker processes that there may be", self.workers_most.clone());
+        registry.register(
+            "worker_deaths",
+            "Worker processes that ended without being told to, by kind",
+            self.worker_deaths.clone(),
+        );
         registry.register("connections", "Open connections", self.connections.clone());
         registry.register(
             "certificate_expiry_timestamp_seconds",
@@ -276,6 +289,16 @@ impl Metrics {
     pub fn pool(&self, in_use: u64, size: u64) {
         self.pool_in_use.set(signed(in_use));
         self.pool_size.set(signed(size));
+    }
+
+    /// Worker processes that live, of those that may, and how many died, by kind: words of ours.
+    pub fn workers(&self, alive: u64, most: u64, deaths: impl IntoIterator<Item = (&'static str, u64)>) {
+        self.workers.set(signed(alive));
+        self.workers_most.set(signed(most));
+        for (kind, count) in deaths {
+            let counter = self.worker_deaths.get_or_create_owned(&KindLabel { kind });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
     }
 
     /// Open connections: `inc` and `dec` it.

@@ -18,7 +18,7 @@ use wasmtime::{
 
 use super::{
     Settings, StartError,
-    artefact::{ArtefactError, ArtefactStore, Digest},
+    artefact::{Artefact, ArtefactError, ArtefactStore, Digest},
     layout::{LayoutError, LayoutLimits},
     portable::{self, Missing, Off},
     process::{ProcessError, Processes, Stop, wire::Compiled},
@@ -151,6 +151,8 @@ pub struct Component {
     origin: Option<PathBuf>,
     compiler: Arc<Compiler>,
     loaded: OnceLock<Loaded>,
+    /// Its machine code, where no store has it.
+    kept: OnceLock<Arc<Artefact>>,
     /// One thread loads; the others wait for it.
     loading: Mutex<()>,
 }
@@ -189,34 +191,71 @@ impl Component {
     /// Loads the component unless it is loaded. Blocks: reads files, and compiles if the store lost the artefact.
     pub(super) fn load(&self) -> Result<&Loaded, AdmissionError> {
         self.load_or(|| {
-            let source = match self.stored() {
+            let source = match self.stored().map(|stored| stored.and_then(|artefact| self.taken(&artefact))) {
                 Some(Ok(component)) => return self.compiler.link(&component),
                 Some(Err(error)) => Some(error),
                 None => None,
             };
-            if let Some(error) = &source {
-                tracing::warn!(component.digest = %self.digest, error = %error, "a stored artefact was not used");
-                // The next admission compiles; what cannot be removed is refused again.
-                self.compiler.artefacts.iter().for_each(|store| store.discard(&self.digest));
-            }
-            let Some(path) = &self.origin else { return Err(AdmissionError::Gone { source }) };
-            let limit = self.compiler.limits.binary_bytes;
-            let bytes = read_bounded(path, limit).map_err(|_| AdmissionError::Gone { source })?;
-            if Digest::of(&bytes) != self.digest {
-                return Err(AdmissionError::Changed { path: path.clone() });
-            }
-            self.compiler.compile(&self.digest, &bytes)
+            self.compile(&self.read_again(source)?)
         })
     }
 
-    /// What the store has of it.
-    fn stored(&self) -> Option<Result<component::Component, ArtefactError>> {
-        let store = self.compiler.artefacts.as_ref()?;
-        let unusable = |e: wasmtime::Error| ArtefactError::Unusable {
-            digest: self.digest,
-            reason: printable(&format!("{e:#}")),
+    /// Its machine code, for another process to load. Blocks as [`Self::load`] does.
+    pub(super) fn artefact(&self) -> Result<Arc<Artefact>, AdmissionError> {
+        if let Some(kept) = self.kept.get() {
+            return Ok(Arc::clone(kept));
+        }
+        let source = match self.stored() {
+            Some(Ok(artefact)) => return Ok(Arc::new(artefact)),
+            Some(Err(error)) => Some(error),
+            None => None,
         };
-        Some(store.load(&self.digest).and_then(|artefact| artefact.load(self.engine()).map_err(unusable)))
+        self.compile(&self.read_again(source)?)?;
+        match (self.kept.get(), self.stored()) {
+            (Some(kept), _) => Ok(Arc::clone(kept)),
+            (None, Some(stored)) => {
+                Ok(Arc::new(stored.map_err(|error| AdmissionError::Gone { source: Some(error) })?))
+            }
+            (None, None) => Err(AdmissionError::Gone { source: None }),
+        }
+    }
+
+    /// The bytes that were admitted, after the store failed to give what they were compiled to.
+    fn read_again(&self, source: Option<ArtefactError>) -> Result<Vec<u8>, AdmissionError> {
+        if let Some(error) = &source {
+            tracing::warn!(component.digest = %self.digest, error = %error, "a stored artefact was not used");
+            // The next admission compiles; what cannot be removed is refused again.
+            self.compiler.artefacts.iter().for_each(|store| store.discard(&self.digest));
+        }
+        let Some(path) = &self.origin else { return Err(AdmissionError::Gone { source }) };
+        let limit = self.compiler.limits.binary_bytes;
+        let bytes = read_bounded(path, limit).map_err(|_| AdmissionError::Gone { source })?;
+        if Digest::of(&bytes) != self.digest {
+            return Err(AdmissionError::Changed { path: path.clone() });
+        }
+        Ok(bytes)
+    }
+
+    fn compile(&self, bytes: &[u8]) -> Result<Loaded, AdmissionError> {
+        let (loaded, unstored) = self.compiler.compile(&self.digest, bytes)?;
+        if let Some(artefact) = unstored {
+            // Compiled twice at once, it is the same code.
+            self.kept.set(Arc::new(artefact)).ok();
+        }
+        Ok(loaded)
+    }
+
+    /// What the store has of it.
+    fn stored(&self) -> Option<Result<Artefact, ArtefactError>> {
+        Some(self.compiler.artefacts.as_ref()?.load(&self.digest))
+    }
+
+    /// Whether the engine takes what was stored.
+    fn taken(&self, artefact: &Artefact) -> Result<component::Component, ArtefactError> {
+        artefact.load(self.engine()).map_err(|error| ArtefactError::Unusable {
+            digest: self.digest,
+            reason: printable(&format!("{error:#}")),
+        })
     }
 
     fn load_or(
@@ -292,7 +331,7 @@ impl Compiler {
         let stored = || self.artefacts.as_ref().is_some_and(|store| store.holds(&digest));
         if component.ready().is_none() {
             if !stored() {
-                component.load_or(|| self.compile(&digest, bytes))?;
+                component.load_or(|| component.compile(bytes))?;
             } else if self.portable.is_err() {
                 // What is stored may have been admitted where this world is served.
                 component.load()?;
@@ -315,24 +354,40 @@ impl Compiler {
             origin: origin.map(Path::to_owned),
             compiler: Arc::clone(self),
             loaded: OnceLock::new(),
+            kept: OnceLock::new(),
             loading: Mutex::default(),
         });
         known.by_digest.insert(digest, Arc::downgrade(&component));
         component
     }
 
-    fn compile(&self, digest: &Digest, bytes: &[u8]) -> Result<Loaded, AdmissionError> {
+    /// Takes what another process admitted, compiled and checked.
+    pub(super) fn receive(
+        self: &Arc<Self>,
+        digest: Digest,
+        artefact: &Artefact,
+    ) -> Result<Arc<Component>, AdmissionError> {
+        let component = self.known(digest, None);
+        component.load_or(|| self.link(&artefact.load_copy(&self.engine).map_err(AdmissionError::invalid)?))?;
+        Ok(component)
+    }
+
+    /// Gives the machine code beside what is loaded of it, if no store keeps it.
+    fn compile(&self, digest: &Digest, bytes: &[u8]) -> Result<(Loaded, Option<Artefact>), AdmissionError> {
         let compiled = self.processes.compile(bytes, &self.limits, self.copy_on_write);
         let Compiled { artefact, .. } = compiled.map_err(|error| error.told_of(bytes))?;
         let component = artefact.load(&self.engine).map_err(AdmissionError::invalid)?;
         let loaded = self.link(&component)?;
-        if let Some(store) = &self.artefacts {
-            // The component runs without it; the next start compiles again.
-            if let Err(error) = store.store(digest, &artefact) {
+        let stored = match self.artefacts.as_ref().map(|store| store.store(digest, &artefact)) {
+            Some(Ok(())) => true,
+            None => false,
+            Some(Err(error)) => {
+                // The component runs without it; the next start compiles again.
                 tracing::warn!(component.digest = %digest, error = %error, "an artefact was not stored");
+                false
             }
-        }
-        Ok(loaded)
+        };
+        Ok((loaded, (!stored).then_some(artefact)))
     }
 
     /// Resolves imports: with no capability granted there must be none, beyond the base that the portable world has.

@@ -23,6 +23,7 @@ use super::{
     compile::{Loaded, printable},
     limits::{Meter, TooLargeInline},
     watch::{SLICE, Stop, Waiting, Watch},
+    worker::Remote,
     world::{self, EventBuffer, EventInput, FunctionPre, Refused},
 };
 #[cfg(feature = "portable")]
@@ -37,6 +38,8 @@ pub struct Runner(Arc<Inner>);
 struct Inner {
     sandbox: Arc<Sandbox>,
     component: Arc<Component>,
+    /// Where it runs instead, if its tenant is isolated.
+    remote: Option<Remote>,
     limits: Limits,
     function: FunctionId,
     tenant: Arc<str>,
@@ -51,10 +54,12 @@ impl Runner {
         function: FunctionId,
         component: Arc<Component>,
         limits: Limits,
+        remote: Option<Remote>,
     ) -> Self {
         Self(Arc::new(Inner {
             sandbox,
             component,
+            remote,
             limits,
             tenant: function.tenant.as_str().into(),
             function,
@@ -88,7 +93,16 @@ impl Runner {
         event: EventInput<'_>,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
-        let started = Instant::now();
+        self.run_since(event, Instant::now(), usage).await
+    }
+
+    /// The same for an event that has been on its way since `started`.
+    pub(super) async fn run_since(
+        &self,
+        event: EventInput<'_>,
+        started: Instant,
+        usage: &mut Usage,
+    ) -> Result<Reply, SandboxError> {
         let result = self.invoke(event, started, usage).await;
         usage.wall = started.elapsed();
         result
@@ -107,6 +121,9 @@ impl Runner {
             return Err(SandboxError::Overloaded(Overload::Function(hit)));
         }
         let permit = Permit(Arc::clone(inner));
+        if let Some(remote) = &inner.remote {
+            return remote.call(event, started, &inner.limits, usage).await;
+        }
         let deadline = started + inner.limits.wall.value.0;
         if inner.component.ready().is_none() {
             usage.cold = true;

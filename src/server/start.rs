@@ -22,7 +22,7 @@ use crate::{
         self, AuditError, AuditLog, CheckpointKey, Metrics,
         trace::{ExportError, TraceSettings, Traces},
     },
-    sandbox::{self, AdmissionLimits, CompileLimits, PoolLimits, Sandbox, Settings},
+    sandbox::{self, AdmissionLimits, CompileLimits, PoolLimits, Sandbox, Settings, WorkerLimits},
     site::{
         PlatformSources, Site,
         blocked::Blocked,
@@ -154,6 +154,7 @@ impl Running {
         for helper in self.helpers {
             helper.abort();
         }
+        self.gateway.end_workers();
         if let Err(error) = self.gateway.audit().close(SystemTime::now()).await {
             error!(%error, "the audit log was not closed properly");
         }
@@ -303,7 +304,13 @@ pub fn sandbox_settings(config: &ServerConfig, data_dir: Option<PathBuf>) -> Set
         // A busy machine gives a compilation a fifth of a core.
         wall: Span(config.sandbox.compile_cpu.0.saturating_mul(5)),
     };
-    Settings { pool, admission, portable: config.sandbox.portable, compile, data_dir, ..Settings::default() }
+    let workers = WorkerLimits {
+        most: config.sandbox.workers,
+        instances: config.sandbox.worker_instances,
+        idle: config.sandbox.worker_idle.0,
+    };
+    let portable = config.sandbox.portable;
+    Settings { pool, admission, portable, compile, data_dir, workers, ..Settings::default() }
 }
 
 /// How remote key sets are fetched by `sandgate.toml`.
