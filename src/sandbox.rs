@@ -1,4 +1,4 @@
-//! Runs functions: strangers' code, in this process, on behalf of strangers.
+//! Runs functions: strangers' code, on behalf of strangers, in this process or in one of their own (`worker`).
 //!
 //! A *component* is what a tenant wrote, compiled; an *instance* is one live copy of it, which serves one invocation and is
 //! dropped (invariant **Alone**). A guest reaches nothing but its own memory: what it may ever reach is an import, and the
@@ -45,7 +45,7 @@ pub use layout::{Layout, LayoutError, LayoutLimits};
 pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy, TABLE_ELEMENTS};
 pub use outcome::{Overload, SandboxError, StartError, Usage};
 pub use portable::{Missing, Off, Withheld};
-pub use posture::{Posture, posture, probe};
+pub use posture::{Posture, posture, probe, probe_worker_process};
 pub use process::{
     CompileLimits, CompilerCommand, ProcessError, Stop,
     confine::{Confinement, Probe, Walls},
@@ -54,6 +54,11 @@ pub use process::{
 pub use run::Runner;
 pub use worker::{Death, DeathKind, WorkerLimits, WorkerStats, inside::{probe_worker, serve_worker}};
 pub use world::Breach;
+
+/// Entry points for fuzzing.
+pub mod fuzz {
+    pub use super::worker::fuzz::worker_frames;
+}
 
 use crate::id::FunctionId;
 use compile::Compiler;

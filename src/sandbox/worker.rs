@@ -11,6 +11,7 @@
 
 mod death;
 mod frames;
+pub(super) mod fuzz;
 pub(super) mod inside;
 mod keeper;
 mod link;
@@ -166,29 +167,32 @@ impl Workers {
         };
         tracing::debug!(tenant.id = %house.tenant, worker.pid = started.pid, "a worker was started");
         lock(&self.alive).push(Arc::clone(&link));
-        let (workers, pid, since) = (Arc::clone(self), started.pid, Instant::now());
-        let (weak, tenant) = (Arc::downgrade(house), house.tenant.clone());
-        let tending = Arc::clone(&link).tend(
-            self.limits.idle,
-            {
-                let workers = Arc::clone(self);
-                move || match workers.keeper.get() {
-                    Some(keeper) => keeper.end(pid),
-                    None => tokio::sync::oneshot::channel().1,
-                }
-            },
-            move |death| {
-                if let Some(counter) = workers.deaths.get(death.kind() as usize) {
-                    counter.fetch_add(1, Ordering::Relaxed);
-                }
-                if let Some(house) = weak.upgrade() {
-                    house.note_death(since);
-                }
-                tracing::error!(tenant.id = %tenant, worker.pid = pid, "a worker died: it ended {death}");
-            },
-        );
-        tokio::spawn(tending);
+        tokio::spawn(Arc::clone(self).tend(Arc::clone(&link), Arc::downgrade(house), house.tenant.clone()));
         Ok(link)
+    }
+
+    /// To the end of a worker.
+    async fn tend(self: Arc<Self>, link: Arc<Link>, house: Weak<House>, tenant: TenantName) {
+        let (pid, since) = (link.pid(), Instant::now());
+        let end = || match self.keeper.get() {
+            Some(keeper) => keeper.end(pid),
+            None => tokio::sync::oneshot::channel().1,
+        };
+        let note = |death: &Death| {
+            if let Some(house) = house.upgrade() {
+                house.note_death(since);
+            }
+            if let Some(counter) = self.deaths.get(death.kind() as usize) {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            tracing::error!(tenant.id = %tenant, worker.pid = pid, "a worker died: it ended {death}");
+        };
+        Arc::clone(&link).tend(self.limits.idle, end, note).await;
+        lock(&self.alive).retain(|other| !Arc::ptr_eq(other, &link));
+        if let Some(house) = house.upgrade() {
+            // Unless it has another by now.
+            house.current.compare_and_swap(&Some(link), None);
+        }
     }
 }
 

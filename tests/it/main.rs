@@ -44,4 +44,5 @@ mod tls;
 mod token;
 mod traces;
 mod whole;
+mod workers;
 mod world;

@@ -120,7 +120,7 @@ impl Desk {
 
 /// The same in a thread of this process.
 #[cfg(test)]
-pub(super) fn serve_here(socket: StdUnixStream) {
+pub(in super::super) fn serve_here(socket: StdUnixStream) {
     socket.set_nonblocking(true).unwrap();
     let pool = PoolLimits { instances: 8, ..PoolLimits::default() };
     let job = Job { pool, threads: NonZeroUsize::new(2).unwrap(), portable: true };
