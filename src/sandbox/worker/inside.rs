@@ -198,8 +198,9 @@ impl Worker {
                 self.lock().running.insert(head.id, call.abort_handle());
             }
             Kind::Cancel => {
-                // Its answer may be on its way.
-                if let Some(call) = self.lock().running.remove(&head.id) {
+                let call = self.lock().running.remove(&head.id);
+                // If there is none, its answer is on its way.
+                if let Some(call) = call {
                     call.abort();
                     let cancelled = Err(SandboxError::internal("cancelled"));
                     self.answer(head.id, &cancelled, &Usage::default());
