@@ -185,7 +185,8 @@ fn isolated(c: &mut Criterion) {
         let component = || sandbox.admit(text.as_bytes(), None).expect("a component");
         let shared = sandbox.runner(minted::function(), component(), Limits::default());
         let isolated = sandbox.isolated_runner(minted::function(), component(), Limits::default());
-        for (name, runner) in [("in this process", &shared), ("the same through a worker process", &isolated)] {
+        for (name, runner) in [("in this process", &shared), ("the same through a worker process", &isolated)]
+        {
             let several = |count: u64| {
                 let events = events(&runtime, &minted, count);
                 let started = Instant::now();
@@ -205,7 +206,11 @@ fn isolated(c: &mut Criterion) {
             }
             let ours = thread_cpu() - ours;
             let theirs = process_cpu(worker).saturating_sub(before);
-            println!("{guest}: {name}: CPU time of a call {:?} here, {:?} there", per_call(ours), per_call(theirs));
+            println!(
+                "{guest}: {name}: CPU time of a call {:?} here, {:?} there",
+                per_call(ours),
+                per_call(theirs)
+            );
         }
     }
     group.finish();
@@ -216,8 +221,12 @@ fn process_cpu(pid: Option<u32>) -> Duration {
     let Some(pid) = pid else { return Duration::ZERO };
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
     let spent = threads.map(|thread| {
-        let told = std::fs::read_to_string(thread.expect("a thread").path().join("schedstat")).expect("its time");
-        told.split(' ').next().and_then(|nanos| nanos.parse().ok()).map_or(Duration::ZERO, Duration::from_nanos)
+        let told =
+            std::fs::read_to_string(thread.expect("a thread").path().join("schedstat")).expect("its time");
+        told.split(' ')
+            .next()
+            .and_then(|nanos| nanos.parse().ok())
+            .map_or(Duration::ZERO, Duration::from_nanos)
     });
     spent.sum()
 }

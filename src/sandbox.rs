@@ -12,6 +12,8 @@ mod compile;
 mod engine;
 mod evidence;
 mod inspect;
+mod instances;
+mod late;
 mod layout;
 mod limits;
 mod outcome;
@@ -19,8 +21,10 @@ mod pool;
 mod portable;
 mod posture;
 mod process;
+mod refusals;
 mod run;
 mod sealed;
+mod turns;
 mod watch;
 mod worker;
 mod world;
@@ -29,15 +33,17 @@ mod world;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::Instant,
 };
 
 pub use artefact::{ArtefactError, ArtefactStore, Digest};
-pub use compile::{AdmissionError, AdmissionLimits, Component};
+pub use compile::{AdmissionError, AdmissionLimits, Compiling, Component};
 pub use engine::PoolLimits;
 pub use evidence::Outcome;
 pub use inspect::{Inspection, World, inspect};
@@ -52,7 +58,10 @@ pub use process::{
     worker::{compile_component, probe_confinement},
 };
 pub use run::Runner;
-pub use worker::{Death, DeathKind, WorkerLimits, WorkerStats, inside::{probe_worker, serve_worker}};
+pub use worker::{
+    Death, DeathKind, WorkerLimits, WorkerStats,
+    inside::{probe_worker, serve_worker},
+};
 pub use world::Breach;
 
 /// Entry points for fuzzing.
@@ -60,11 +69,11 @@ pub mod fuzz {
     pub use super::worker::fuzz::worker_frames;
 }
 
-use crate::id::FunctionId;
+use crate::id::{FunctionId, TenantName};
 use compile::Compiler;
 use engine::Ticker;
+use instances::Instances;
 use pool::CpuPool;
-use run::Gate;
 use worker::{Remote, Workers};
 use world::{CallerInput, EventInput, Reply, SignalInput};
 
@@ -83,7 +92,7 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// Threads for guests that compute.
     pub cpu_threads: NonZeroUsize,
-    /// Invocations that may wait for those threads; half of them for one tenant.
+    /// Invocations that may wait for those threads; those of one tenant no more than it leaves room for others.
     pub cpu_queue: usize,
     /// Whether components of `wasi:http/proxy` are admitted.
     pub portable: bool,
@@ -133,7 +142,7 @@ pub struct Sandbox {
     cpu: CpuPool,
     #[cfg(feature = "portable")]
     guests: portable::Guests,
-    instances: Gate,
+    instances: Instances,
     workers: Arc<Workers>,
     _ticker: Ticker,
 }
@@ -166,7 +175,7 @@ impl Sandbox {
             cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
             #[cfg(feature = "portable")]
             guests: portable::Guests::new(settings.cpu_threads),
-            instances: Gate::new(settings.pool.instances),
+            instances: Instances::new(settings.pool.instances),
             workers: Workers::new(settings.workers, settings.worker_program()),
             _ticker: Ticker::start(&engine)?,
             compiler: Compiler::new(engine, artefacts, settings)?,
@@ -179,6 +188,28 @@ impl Sandbox {
     /// can be read again should the artefact store lose what it has.
     pub fn admit(&self, bytes: &[u8], origin: Option<&Path>) -> Result<Arc<Component>, AdmissionError> {
         self.compiler.admit(bytes, origin)
+    }
+
+    /// As [`Self::admit`] for a tenant, in its turn, and waits no longer than until then:
+    /// [`AdmissionError::is_under_way`] tells that compiling goes on.
+    pub fn admit_by(
+        &self,
+        tenant: &TenantName,
+        bytes: Vec<u8>,
+        origin: Option<&Path>,
+        until: Instant,
+    ) -> Result<Arc<Component>, AdmissionError> {
+        self.compiler.admit_by(tenant, bytes, origin, until)
+    }
+
+    /// Whom to tell of tenants whose compilations have ended after nobody waited for them any more; the first holds.
+    pub fn when_compiled(&self, tell: impl Fn(BTreeSet<TenantName>) + Send + Sync + 'static) {
+        self.compiler.when_compiled(tell);
+    }
+
+    /// How compiling goes.
+    pub fn compiling(&self) -> Compiling {
+        self.compiler.compiling()
     }
 
     /// Instances that run now, and how many can.
@@ -218,7 +249,11 @@ impl Sandbox {
     }
 
     /// What another process admitted, for a runner in this one.
-    fn receive(&self, digest: Digest, artefact: &artefact::Artefact) -> Result<Arc<Component>, AdmissionError> {
+    fn receive(
+        &self,
+        digest: Digest,
+        artefact: &artefact::Artefact,
+    ) -> Result<Arc<Component>, AdmissionError> {
         self.compiler.receive(digest, artefact)
     }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{Exit, Failure, SiteArg, site::require};
 use crate::{
     sandbox::{CompilerCommand, Probe, ProcessError, TABLE_ELEMENTS, posture, probe, probe_worker_process},
-    server::sandbox_settings,
+    server::{OTHER_DESCRIPTORS, sandbox_settings},
     site::{
         Site,
         config::{Durability, Isolation, ServerConfig},
@@ -171,7 +171,13 @@ fn compiler() -> Vec<Finding> {
     let told = probe(&CompilerCommand::default());
     let without = "no component can be compiled";
     let read = "a component that takes over the compiler could read this machine's files";
-    confined(["compile process", "it can reach"], told, without, read, "no file, socket, process or inherited descriptor")
+    confined(
+        ["compile process", "it can reach"],
+        told,
+        without,
+        read,
+        "no file, socket, process or inherited descriptor",
+    )
 }
 
 /// The same of a worker process, and whose functions run in one.
@@ -189,10 +195,13 @@ fn workers(site: &Site) -> Vec<Finding> {
     let named = match isolated.as_slice() {
         [] => String::new(),
         few if few.len() <= MAX_NAMED => format!(" ({})", few.join(", ")),
-        many => format!(" ({} and others)", many.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(", ")),
+        many => {
+            format!(" ({} and others)", many.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(", "))
+        }
     };
     let shared = site.tenants.len() - isolated.len();
-    let told = format!("tenants: {} in processes of their own{named}, {shared} in the gateway's", isolated.len());
+    let told =
+        format!("tenants: {} in processes of their own{named}, {shared} in the gateway's", isolated.len());
     let bound = format!(
         "{} at once, {} instances each; their memory is bounded by a limit of the kernel's, no control group is made",
         config.workers, config.worker_instances
@@ -310,9 +319,11 @@ fn mappings(config: &ServerConfig, components: u64) -> Finding {
 fn descriptors(config: &ServerConfig, components: u64) -> Finding {
     let workers = u64::from(config.sandbox.workers);
     let need = u64::from(config.server.max_connections) + components + workers + OTHER_DESCRIPTORS;
-    let limit = getrlimit(Resource::Nofile).current;
+    // What it starts with is raised by `serve`.
+    let limit = getrlimit(Resource::Nofile).maximum;
     let told = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
-    let advice = format!("`LimitNOFILE={need}`, or fewer `[server] max-connections`: connections would fail");
+    let advice =
+        format!("`LimitNOFILE={need}`, or fewer `[server] max-connections`: fewer connections are let in");
     Finding::new("open files", format!("{told}, of {need} needed"))
         .must_if(limit.is_some_and(|limit| limit < need), advice)
 }
@@ -330,6 +341,3 @@ const MAX_NAMED: usize = 12;
 
 /// A certificate of 90 days is renewed at 30.
 const RENEW_DAYS: u64 = 21;
-
-/// Listeners, the site's watch, the log, the ops listener's connections, key sets that are fetched.
-const OTHER_DESCRIPTORS: u64 = 128;

@@ -17,7 +17,10 @@ use prometheus_client::{
 };
 
 use super::{Stage, Stats, histogram::Histogram, writer::lock};
-use crate::id::{FunctionName, TenantName};
+use crate::{
+    id::{FunctionName, TenantName},
+    sandbox::Compiling,
+};
 
 type Seconds = Counter<f64, std::sync::atomic::AtomicU64>;
 
@@ -40,6 +43,9 @@ pub struct Metrics {
     workers: Gauge,
     workers_most: Gauge,
     worker_deaths: Family<KindLabel, Counter>,
+    compiling: Family<StateLabel, Gauge>,
+    compilations: Family<ResultLabel, Counter>,
+    compile_time: Seconds,
     connections: Gauge,
     certificate_expiry: Family<CertificateLabel, Gauge>,
     revision: Family<RevisionLabel, Gauge>,
@@ -77,6 +83,16 @@ struct CodeLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -155,6 +171,9 @@ impl Metrics {
             workers: Gauge::default(),
             workers_most: Gauge::default(),
             worker_deaths: Family::default(),
+            compiling: Family::default(),
+            compilations: Family::default(),
+            compile_time: Seconds::default(),
             connections: Gauge::default(),
             certificate_expiry: Family::default(),
             revision: Family::default(),
@@ -216,6 +235,22 @@ impl Metrics {
             "worker_deaths",
             "Worker processes that ended without being told to, by kind",
             self.worker_deaths.clone(),
+        );
+        registry.register(
+            "compiling",
+            "Components that are being compiled, or wait for it",
+            self.compiling.clone(),
+        );
+        registry.register(
+            "compilations",
+            "Components offered, by what came of it",
+            self.compilations.clone(),
+        );
+        registry.register_with_unit(
+            "compile",
+            "Time that compiling took",
+            seconds(),
+            self.compile_time.clone(),
         );
         registry.register("connections", "Open connections", self.connections.clone());
         registry.register(
@@ -299,6 +334,26 @@ impl Metrics {
             let counter = self.worker_deaths.get_or_create_owned(&KindLabel { kind });
             counter.inc_by(count.saturating_sub(counter.get()));
         }
+    }
+
+    /// How compiling goes, asked for when metrics are.
+    pub fn compiling(&self, now: Compiling) {
+        for (state, components) in [("running", now.running), ("waiting", now.waiting)] {
+            self.compiling.get_or_create(&StateLabel { state }).set(signed(components as u64));
+        }
+        let results = [
+            ("compiled", now.compiled),
+            ("refused", now.refused),
+            ("failed", now.failed),
+            ("remembered", now.remembered),
+        ];
+        for (result, count) in results {
+            let counter = self.compilations.get_or_create(&ResultLabel { result });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        let more = now.taken.as_secs_f64() - self.compile_time.get();
+        // A counter never falls, not even by what rounding leaves.
+        self.compile_time.inc_by(more.max(0.0));
     }
 
     /// Open connections: `inc` and `dec` it.
@@ -418,8 +473,8 @@ fn signed(value: u64) -> i64 {
 const OTHER: &str = "other";
 /// Functions with series of their own, about 1 KiB each.
 const MAX_FUNCTIONS: usize = 10_000;
-/// Public codes (design §4) with a counter at hand.
-const CODES: [&str; 18] = [
+/// Public codes (design §4) with a counter at hand, and what stands for one where nobody waits for the answer.
+const CODES: [&str; 19] = [
     "ok",
     "unauthenticated",
     "unavailable",
@@ -438,6 +493,7 @@ const CODES: [&str; 18] = [
     "function_timeout",
     "internal",
     "use_dpop_nonce",
+    "client_gone",
 ];
 /// From a cached token's 2 µs to the longest wall limit.
 const STAGE_SECONDS: [f64; 18] =
@@ -462,6 +518,15 @@ mod tests {
         metrics.cache("tokens").miss();
         metrics.audit(Stats { queue_depth: 3, failures: 2, head_seq: 9 });
         metrics.audit(Stats { queue_depth: 0, failures: 5, head_seq: 10 });
+        metrics.compiling(Compiling {
+            running: 1,
+            waiting: 2,
+            taken: Duration::from_millis(1500),
+            compiled: 5,
+            refused: 3,
+            failed: 1,
+            remembered: 7,
+        });
         metrics.revision("r-1");
         metrics.revision("r-2");
         metrics.certificate("default", Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)));
@@ -476,6 +541,13 @@ mod tests {
         sandgate_cache_lookups_total{cache="tokens",result="hit"} 1
         sandgate_cache_lookups_total{cache="tokens",result="miss"} 1
         sandgate_certificate_expiry_timestamp_seconds{certificate="default"} 1900000000
+        sandgate_compilations_total{result="compiled"} 5
+        sandgate_compilations_total{result="failed"} 1
+        sandgate_compilations_total{result="refused"} 3
+        sandgate_compilations_total{result="remembered"} 7
+        sandgate_compile_seconds_total 1.5
+        sandgate_compiling{state="running"} 1
+        sandgate_compiling{state="waiting"} 2
         sandgate_cpu_seconds_total{tenant="acme",function="invoice"} 0.003
         sandgate_policy_evaluation_errors_total{tenant="acme"} 1
         sandgate_refusals_total{code="forbidden"} 1

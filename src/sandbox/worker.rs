@@ -36,7 +36,11 @@ use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 pub use self::death::{Death, DeathKind};
-pub(super) use self::{inside::Job, keeper::{COMMAND, Program}, remote::Remote};
+pub(super) use self::{
+    inside::Job,
+    keeper::{COMMAND, Program},
+    remote::Remote,
+};
 use self::{keeper::Keeper, link::Link};
 use super::{Overload, SandboxError};
 use crate::id::TenantName;
@@ -119,11 +123,7 @@ impl Workers {
         for (told, counted) in deaths.iter_mut().zip(&self.deaths) {
             *told = counted.load(Ordering::Relaxed);
         }
-        WorkerStats {
-            alive: u32::try_from(alive.len()).unwrap_or(u32::MAX),
-            most: self.limits.most,
-            deaths,
-        }
+        WorkerStats { alive: u32::try_from(alive.len()).unwrap_or(u32::MAX), most: self.limits.most, deaths }
     }
 
     /// Ends all of them, whatever they do.

@@ -53,8 +53,7 @@ fn lives(pid: i32) -> bool {
 fn running(live: &Live) -> u64 {
     let text = live.running.gateway.metrics_text();
     let mut lines = text.lines();
-    let line =
-        lines.find_map(|line| line.strip_prefix("sandgate_stage_seconds_count{stage=\"validate\"} "));
+    let line = lines.find_map(|line| line.strip_prefix("sandgate_stage_seconds_count{stage=\"validate\"} "));
     line.map_or(0, |count| count.parse().unwrap())
 }
 
@@ -126,7 +125,14 @@ async fn f30_a_worker_has_one_socket_and_nothing_else() {
         let kind = target.split_once(":[").map_or(target.as_str(), |(kind, _)| kind).to_owned();
         *kinds.entry(kind).or_default() += 1;
     }
-    let known = ["/dev/null", "/proc/self/pagemap", "anon_inode", "anon_inode:[eventfd]", "anon_inode:[eventpoll]", "socket"];
+    let known = [
+        "/dev/null",
+        "/proc/self/pagemap",
+        "anon_inode",
+        "anon_inode:[eventfd]",
+        "anon_inode:[eventpoll]",
+        "socket",
+    ];
     let unknown: Vec<_> =
         kinds.keys().filter(|kind| !known.contains(&kind.as_str()) && !kind.starts_with("/memfd:")).collect();
     assert!(unknown.is_empty(), "{kinds:?}");
@@ -206,7 +212,8 @@ async fn f30_whatever_a_function_does_is_answered_and_recorded_the_same_in_a_wor
             let record = live.record(&reply);
             assert_eq!(record["worker"].is_null(), tenant == "acme", "{record}");
             let seen = |name: &str| record[name].clone();
-            let seen = ["stage", "limits", "peak_memory", "bytes_in", "bytes_out", "start", "outcome"].map(seen);
+            let seen =
+                ["stage", "limits", "peak_memory", "bytes_in", "bytes_out", "start", "outcome"].map(seen);
             let body = if reply.status == 200 { reply.body.clone() } else { reply.summary().into() };
             told.push((reply.summary(), body, seen));
         }
@@ -228,9 +235,11 @@ async fn f30_a_worker_that_dies_fails_its_calls_and_nobody_elses() {
         .await;
     let neighbour = worker_of(&live, "globex/echo").await;
     let mut before = 0;
-    for (count, signal, told) in
-        [(1, Signal::KILL, "9 (SIGKILL)"), (2, Signal::SEGV, "11 (SIGSEGV)"), (3, Signal::ABORT, "6 (SIGABRT)")]
-    {
+    for (count, signal, told) in [
+        (1, Signal::KILL, "9 (SIGKILL)"),
+        (2, Signal::SEGV, "11 (SIGSEGV)"),
+        (3, Signal::ABORT, "6 (SIGABRT)"),
+    ] {
         let pid = worker_of(&live, "acme/echo").await;
         assert_ne!(pid, before, "another worker is started");
         before = pid;
@@ -361,7 +370,8 @@ async fn f30_there_are_so_many_workers_and_no_more() {
     })
     .await;
     call.abort();
-    eventually("there is room again", || async { live.invoke("globex/echo").send().await.status == 200 }).await;
+    eventually("there is room again", || async { live.invoke("globex/echo").send().await.status == 200 })
+        .await;
 }
 
 #[tokio::test]
@@ -373,6 +383,8 @@ async fn f30_a_worker_with_nothing_to_do_ends() {
         .await;
     let pid = worker_of(&live, "acme/echo").await;
     eventually("it ends", || async { !lives(pid) }).await;
-    assert!(live.metric("sandgate_workers 0") && live.metric("sandgate_worker_deaths_total{kind=\"exit\"} 0"));
+    assert!(
+        live.metric("sandgate_workers 0") && live.metric("sandgate_worker_deaths_total{kind=\"exit\"} 0")
+    );
     assert_ne!(worker_of(&live, "acme/echo").await, pid);
 }

@@ -418,8 +418,7 @@ impl Guests {
             return Ok(runtime);
         }
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let made =
-            builder.worker_threads(self.threads).enable_time().thread_name("sandbox-guest").build()?;
+        let made = builder.worker_threads(self.threads).enable_time().thread_name("sandbox-guest").build()?;
         // Of two first calls one is early; the other's threads go as they came.
         if let Err(late) = self.runtime.set(made) {
             late.shutdown_background();

@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn f30_frames_arrive_as_they_were_sent_however_they_are_cut() {
-        let bytes = [frame(Kind::Call, 7, b"seven"), frame(Kind::Cancel, 8, b""), frame(Kind::Load, 9, &[1; 70])];
+        let bytes =
+            [frame(Kind::Call, 7, b"seven"), frame(Kind::Cancel, 8, b""), frame(Kind::Load, 9, &[1; 70])];
         let bytes = bytes.concat();
         for piece in [1, 2, 8, 9, 10, 100] {
             let (mut splitter, mut seen) = (Splitter::default(), Vec::new());

@@ -34,9 +34,9 @@ fn answered(body: &[u8]) {
     let Ok(result) = message::read_answer(body, &limits, took, &mut usage) else { return };
     assert!(usage.cpu <= took && usage.peak_memory <= limits.memory.value.0);
     match result {
-        Ok(reply) => assert!(
-            reply.body.len() as u64 <= limits.response.value.0 && (200..=599).contains(&reply.status)
-        ),
+        Ok(reply) => {
+            assert!(reply.body.len() as u64 <= limits.response.value.0 && (200..=599).contains(&reply.status))
+        }
         Err(error) => assert!(!error.to_string().contains(|c: char| c.is_control() && c != '\n')),
     }
 }
@@ -44,7 +44,7 @@ fn answered(body: &[u8]) {
 /// What was read is written and read as the same.
 fn called(body: &[u8]) {
     let Ok(call) = Call::read(body) else { return };
-    let again = message::call(call.function, call.elapsed, &call.event());
+    let again = message::call(call.function, call.elapsed, call.authority, &call.event());
     let again = Call::read(again.get(HEAD_BYTES..).unwrap_or_default()).map(|call| format!("{call:?}"));
     assert_eq!(again, Ok(format!("{call:?}")));
 }

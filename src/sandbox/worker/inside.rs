@@ -25,7 +25,8 @@ use tokio::{
 
 use super::{
     super::{
-        AdmissionError, LimitName, PoolLimits, Runner, Sandbox, SandboxError, Settings, Usage, artefact::Artefact,
+        AdmissionError, LimitName, PoolLimits, Runner, Sandbox, SandboxError, Settings, Usage,
+        artefact::Artefact,
         engine,
         process::confine::{self, Confinement, Probe, Walls},
         sealed::Sealed,
@@ -178,7 +179,8 @@ impl Worker {
     ) -> Result<(), Garbled> {
         match head.kind {
             Kind::Load => {
-                let artefact = Artefact::received(Sealed::received(descriptors.pop_front().ok_or(Garbled::Body)?));
+                let artefact =
+                    Artefact::received(Sealed::received(descriptors.pop_front().ok_or(Garbled::Body)?));
                 let loading = self.loader.load(head.id, Terms::read(&body)?, artefact);
                 let mut state = self.lock();
                 if state.functions.len() <= MAX_FUNCTIONS {
@@ -214,10 +216,12 @@ impl Worker {
     async fn call(&self, body: &[u8], began: Instant, usage: &mut Usage) -> Result<Reply, SandboxError> {
         let call = Call::read(body).map_err(|error| SandboxError::internal(error.to_string()))?;
         let loading = self.lock().functions.get(&call.function).cloned();
-        let mut loading = loading.ok_or_else(|| SandboxError::internal("a function that it was not given"))?;
+        let mut loading =
+            loading.ok_or_else(|| SandboxError::internal("a function that it was not given"))?;
         let started = began.checked_sub(call.elapsed).unwrap_or(began);
         let deadline = started + loading.wall;
-        let loaded = async { loading.outcome.wait_for(Option::is_some).await.ok().and_then(|told| told.clone()) };
+        let loaded =
+            async { loading.outcome.wait_for(Option::is_some).await.ok().and_then(|told| told.clone()) };
         let Ok(loaded) = timeout_at(deadline.into(), loaded).await else {
             let hit = loading.terms.limits().hit(LimitName::Wall);
             usage.hits.push(hit);
@@ -228,11 +232,12 @@ impl Worker {
             Some(Err(reason)) => return Err(AdmissionError::Invalid { reason }.into()),
             None => return Err(SandboxError::internal("the thread that loads functions is gone")),
         };
-        runner.run_since(call.event(), started, usage).await
+        runner.run_since(call.event(), call.authority, started, usage).await
     }
 
     fn answer(&self, id: u32, result: &Result<Reply, SandboxError>, usage: &Usage) {
-        let too_long = || message::answer(id, &Err(SandboxError::internal("an answer too long to tell")), usage);
+        let too_long =
+            || message::answer(id, &Err(SandboxError::internal("an answer too long to tell")), usage);
         let Some(frame) = message::answer(id, result, usage).or_else(too_long) else { return };
         let mut state = self.lock();
         // If the socket takes nothing any more, reading from it says so.
@@ -281,8 +286,8 @@ impl Loader {
         let load = move |sandbox: &Arc<Sandbox>| {
             let runner = sandbox.receive(terms.component, &artefact).map_err(|error| error.to_string());
             let function = function(number).ok_or_else(|| "it has no name".to_owned());
-            let runner = runner
-                .and_then(|component| Ok(sandbox.runner(function?, component, terms.limits())));
+            let runner =
+                runner.and_then(|component| Ok(sandbox.runner(function?, component, terms.limits())));
             // The function may have been unloaded meanwhile.
             tell.send(Some(runner)).ok();
         };

@@ -71,12 +71,14 @@ impl Terms {
 }
 
 /// A call without its id: [`frames::finish`] gives it one.
-pub(super) fn call(function: u32, elapsed: Duration, event: &EventInput<'_>) -> Vec<u8> {
+pub(super) fn call(function: u32, elapsed: Duration, authority: &str, event: &EventInput<'_>) -> Vec<u8> {
     let raw = event.raw.map_or(0, <[u8]>::len);
     let mut to = Writer(frames::begin(Kind::Call, event.body.len() + raw + USUAL_EVENT_BYTES));
     to.number(function);
     to.long(nanos(elapsed));
-    for text in [event.request_id, event.caller.id, event.method, event.rest, event.query, event.content_type] {
+    to.bytes(authority.as_bytes());
+    for text in [event.request_id, event.caller.id, event.method, event.rest, event.query, event.content_type]
+    {
         to.bytes(text.as_bytes());
     }
     to.texts(event.caller.roles);
@@ -95,6 +97,8 @@ pub(super) struct Call<'a> {
     pub(super) function: u32,
     /// Of its time on the wall, what was over when it was sent.
     pub(super) elapsed: Duration,
+    /// What the place that the request was for goes by.
+    pub(super) authority: &'a str,
     texts: [&'a str; 6],
     roles: Vec<&'a str>,
     scopes: Vec<&'a str>,
@@ -112,6 +116,7 @@ impl<'a> Call<'a> {
 
     fn parse(from: &mut Reader<'a>) -> Option<Self> {
         let (function, elapsed) = (from.number()?, Duration::from_nanos(from.long()?));
+        let authority = from.text()?;
         let mut texts = [""; 6];
         for text in &mut texts {
             *text = from.text()?;
@@ -119,13 +124,12 @@ impl<'a> Call<'a> {
         let roles = from.many(Reader::text)?;
         let scopes = from.many(Reader::text)?;
         let headers = from.many(|from| Some((from.text()?, from.text()?)))?;
-        let signals =
-            from.many(|from| Some(SignalInput { pointer: from.text()?, kind: from.text()? }))?;
+        let signals = from.many(|from| Some(SignalInput { pointer: from.text()?, kind: from.text()? }))?;
         let body = from.bytes()?;
         let has_raw = from.byte()? != 0;
         let raw = from.bytes()?;
         let raw = has_raw.then_some(raw);
-        Some(Self { function, elapsed, texts, roles, scopes, headers, signals, body, raw })
+        Some(Self { function, elapsed, authority, texts, roles, scopes, headers, signals, body, raw })
     }
 
     /// The event.
@@ -171,7 +175,7 @@ impl Failure {
             SandboxError::WallExhausted(_) => Self::Wall,
             SandboxError::ResponseTooLarge(_) => Self::Response,
             SandboxError::ContractBroken(breach) => Self::Contract(breach.clone()),
-            SandboxError::Overloaded(Overload::Instances) => Self::Instances,
+            SandboxError::Overloaded(Overload::Instances | Overload::Tenant) => Self::Instances,
             SandboxError::Overloaded(_) => Self::Queue,
             SandboxError::Admission(error) => Self::Load(error.to_string()),
             SandboxError::Internal { message } => Self::Internal(message.clone()),
@@ -197,7 +201,9 @@ impl Failure {
             Self::Queue => SandboxError::Overloaded(Overload::Queue),
             Self::Instances => SandboxError::Overloaded(Overload::Instances),
             Self::Load(reason) => AdmissionError::Invalid { reason: printable(&reason) }.into(),
-            Self::Internal(message) => SandboxError::internal(format!("in a worker: {}", printable(&message))),
+            Self::Internal(message) => {
+                SandboxError::internal(format!("in a worker: {}", printable(&message)))
+            }
         })
     }
 }
@@ -266,9 +272,11 @@ pub(super) fn read_answer(
         Some(REPLY) => {
             let parts = reply(&mut from).filter(|_| from.0.is_empty()).ok_or(Garbled::Body)?;
             let (status, content_type, headers, body) = parts;
-            Ok(world::accept_parts(status, content_type, headers, body, limits).map_err(|refused| match refused {
-                Refused::Breach(breach) => SandboxError::ContractBroken(breach),
-                Refused::TooLarge => SandboxError::ResponseTooLarge(limits.hit(LimitName::Response)),
+            Ok(world::accept_parts(status, content_type, headers, body, limits).map_err(|refused| {
+                match refused {
+                    Refused::Breach(breach) => SandboxError::ContractBroken(breach),
+                    Refused::TooLarge => SandboxError::ResponseTooLarge(limits.hit(LimitName::Response)),
+                }
             }))
         }
         Some(FAILURE) => {

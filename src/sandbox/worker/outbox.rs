@@ -10,8 +10,8 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use tokio::{io::Interest, net::UnixStream};
 
@@ -58,11 +58,12 @@ impl Outbox {
     pub(super) fn flush(&mut self, socket: &UnixStream) -> io::Result<()> {
         while let Some(parcel) = self.waiting.front_mut() {
             let artefact = parcel.artefact.as_deref().map(Artefact::descriptor);
-            let sent = match socket.try_io(Interest::WRITABLE, || send(socket.as_fd(), &parcel.bytes, artefact)) {
-                Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            };
+            let sent =
+                match socket.try_io(Interest::WRITABLE, || send(socket.as_fd(), &parcel.bytes, artefact)) {
+                    Ok(sent) => sent,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) => return Err(error),
+                };
             parcel.artefact = None;
             parcel.bytes.advance(sent.min(parcel.bytes.len()));
             self.bytes -= sent.min(self.bytes);

@@ -205,7 +205,10 @@ fn f30_an_answer_that_cannot_be_true_is_none() {
     assert_eq!(with(|_| ()).unwrap().unwrap_err().to_string(), "the function trapped: unreachable");
     let cannot = "an answer that cannot be true: ";
     assert_eq!(with(|u| u.peak_memory = 1001).unwrap_err(), format!("{cannot}more memory than its limit"));
-    assert_eq!(with(|u| u.dropped = u64::MAX).unwrap_err(), format!("{cannot}more output than can be written"));
+    assert_eq!(
+        with(|u| u.dropped = u64::MAX).unwrap_err(),
+        format!("{cannot}more output than can be written")
+    );
     // A time is cut to what there was.
     let mut usage = Usage::default();
     let long = Usage { cpu: Duration::from_secs(3600), ..Usage::default() };
@@ -253,10 +256,10 @@ fn f30_an_event_reaches_a_worker_as_it_is() {
         raw: Some(b""),
         signals: &[super::super::SignalInput { pointer: "/name", kind: "sql" }],
     };
-    let frame = message::call(7, Duration::from_millis(3), &event);
+    let frame = message::call(7, Duration::from_millis(3), "gate.example", &event);
     let body = &frame[HEAD_BYTES..];
     let call = message::Call::read(body).unwrap();
-    assert_eq!((call.function, call.elapsed), (7, Duration::from_millis(3)));
+    assert_eq!((call.function, call.elapsed, call.authority), (7, Duration::from_millis(3), "gate.example"));
     assert_eq!(format!("{:?}", call.event()), format!("{event:?}"));
     for cut in 0..body.len() {
         assert!(message::Call::read(&body[..cut]).is_err(), "{cut}");
@@ -295,10 +298,8 @@ async fn f30_every_guest_comes_to_the_same_in_a_worker() {
         "remembers",
     ] {
         let component = sandbox.admit(guest(name).as_bytes(), None).unwrap();
-        let function = || crate::id::FunctionId {
-            tenant: "acme".parse().unwrap(),
-            function: "f".parse().unwrap(),
-        };
+        let function =
+            || crate::id::FunctionId { tenant: "acme".parse().unwrap(), function: "f".parse().unwrap() };
         let shared = sandbox.runner(function(), Arc::clone(&component), tight);
         let isolated = sandbox.isolated_runner(function(), component, tight);
         for body in [&b"{}"[..], b"{\"name\":\"Ada\"}"] {

@@ -5,21 +5,18 @@
 //! socket, to a program or to another thread. Whoever takes a worker over has code of its own already; what it does not have is
 //! anything to reach.
 
-use std::{
-    fs, io,
-    path::Path,
-};
+use std::{fs, io, path::Path};
 
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
-    setsid,
+    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+    setrlimit, setsid,
 };
-use seccompiler::{SeccompCmpOp, SeccompRule};
+use seccompiler::{BpfProgram, SeccompCmpOp, SeccompRule};
 
 use super::{
     super::{
         PoolLimits,
-        process::confine::{self, Confinement, PERMITTED, Rules, Walls, argument, memory_in_use},
+        process::confine::{self, Confinement, Walls, argument, memory_in_use},
     },
     link::MAX_FUNCTIONS,
 };
@@ -98,10 +95,15 @@ fn both(most: u64) -> Rlimit {
 
 /// On every thread, those included that are running already.
 fn seccomp() -> Result<(), seccompiler::Error> {
+    seccompiler::apply_filter_all_threads(&running()?)
+}
+
+fn running() -> Result<BpfProgram, seccompiler::Error> {
     let only = |index, value: u64| -> Result<SeccompRule, seccompiler::Error> {
         Ok(SeccompRule::new(vec![argument(index, SeccompCmpOp::Eq, value)?])?)
     };
-    let mut rules: Rules = PERMITTED.into_iter().chain(RUNNING).map(|number| (number, Vec::new())).collect();
+    let mut rules = confine::computing()?;
+    rules.extend(RUNNING.map(|number| (number, Vec::new())));
     // Memory of its own, which its limit counts: shared memory has none.
     let private = argument(3, SeccompCmpOp::MaskedEq(libc::MAP_TYPE as u64), libc::MAP_PRIVATE as u64)?;
     rules.insert(libc::SYS_mmap, vec![SeccompRule::new(vec![private])?]);
@@ -109,7 +111,7 @@ fn seccomp() -> Result<(), seccompiler::Error> {
     let asked = [libc::F_GETFL, libc::F_GET_SEALS, libc::F_ADD_SEALS];
     let asked = asked.into_iter().map(|command| only(1, command as u64)).collect::<Result<Vec<_>, _>>()?;
     rules.insert(libc::SYS_fcntl, asked);
-    seccompiler::apply_filter_all_threads(&confine::filter(rules)?)
+    confine::filter(rules)
 }
 
 /// Beside what computing takes. Descriptors are those of the socket, of the event loop and of files in memory.
@@ -150,3 +152,47 @@ const MOST_EXPENDABLE: &str = "1000";
 
 const DESCRIPTORS: &str = "/proc/self/fd";
 const FIRST_BEYOND_STANDARD: libc::c_uint = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::process::confine::tests::decide, *};
+
+    #[test]
+    fn f30_the_filter_lets_through_running_and_answering_and_nothing_else() {
+        const ALLOW: u32 = 0x7fff_0000;
+        let filter = running().unwrap();
+        let (own, parent) = (u64::from(std::process::id()), u64::from(std::os::unix::process::parent_id()));
+        let private = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let shared = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64;
+        for (what, number, arguments, allowed) in [
+            ("hear the gateway", libc::SYS_recvmsg, [3, 0, 0, 0, 0, 0], true),
+            ("answer it", libc::SYS_sendmsg, [3, 0, 0, 0, 0, 0], true),
+            ("wait", libc::SYS_epoll_pwait, [4, 0, 0, 0, 0, 0], true),
+            ("take memory", libc::SYS_mmap, [0, 4096, 3, private, 0, 0], true),
+            ("take memory that no limit counts", libc::SYS_mmap, [0, 4096, 3, shared, 0, 0], false),
+            ("make code executable", libc::SYS_mprotect, [0, 4096, 5, 0, 0, 0], true),
+            ("ask which pages were written", libc::SYS_ioctl, [5, PAGEMAP_SCAN, 0, 0, 0, 0], true),
+            ("type into a terminal", libc::SYS_ioctl, [0, 0x5412, 0, 0, 0, 0], false),
+            ("copy a descriptor", libc::SYS_fcntl, [0, libc::F_DUPFD as u64, 0, 0, 0, 0], false),
+            ("end itself", libc::SYS_tgkill, [own, own, 6, 0, 0, 0], true),
+            ("end the gateway", libc::SYS_tgkill, [parent, parent, 9, 0, 0, 0], false),
+            ("end the gateway", libc::SYS_kill, [parent, 9, 0, 0, 0, 0], false),
+            ("open", libc::SYS_openat, [0; 6], false),
+            ("connect", libc::SYS_socket, [0; 6], false),
+            ("connect", libc::SYS_connect, [0; 6], false),
+            ("connect", libc::SYS_socketpair, [0; 6], false),
+            ("send elsewhere", libc::SYS_sendto, [3, 0, 0, 0, 0, 0], false),
+            ("start", libc::SYS_execve, [0; 6], false),
+            ("start", libc::SYS_clone, [0; 6], false),
+            ("start", libc::SYS_clone3, [0; 6], false),
+            ("look into another process", libc::SYS_ptrace, [0; 6], false),
+            ("look into another process", libc::SYS_process_vm_readv, [0; 6], false),
+            ("take another's descriptor", libc::SYS_pidfd_getfd, [0; 6], false),
+            ("go around the filter", libc::SYS_io_uring_setup, [0; 6], false),
+            ("raise its limits", libc::SYS_prlimit64, [0; 6], false),
+            ("let itself be dumped", libc::SYS_prctl, [4, 1, 0, 0, 0, 0], false),
+        ] {
+            assert_eq!(decide(&filter, number, arguments) == ALLOW, allowed, "{what}");
+        }
+    }
+}
