@@ -64,11 +64,6 @@ pub use worker::{
 };
 pub use world::Breach;
 
-/// Entry points for fuzzing.
-pub mod fuzz {
-    pub use super::worker::fuzz::worker_frames;
-}
-
 use crate::id::{FunctionId, TenantName};
 use compile::Compiler;
 use engine::Ticker;
@@ -76,6 +71,11 @@ use instances::Instances;
 use pool::CpuPool;
 use worker::{Remote, Workers};
 use world::{CallerInput, EventInput, Reply, SignalInput};
+
+/// Entry points for fuzzing.
+pub mod fuzz {
+    pub use super::worker::fuzz::worker_frames;
+}
 
 /// How the sandbox is set up.
 #[derive(Debug, Clone)]

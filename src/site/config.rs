@@ -216,7 +216,8 @@ section! {
         /// for longest ends, and if none is idle, requests are told to come again.
         #[validate(range(min = 1, max = 4096))]
         workers: u32 = 32;
-        /// Instances at once in one worker process, 1 to 65536. Its memory is bounded by as many times `[limits] memory`.
+        /// Instances at once in one worker process, 1 to 65536, of which no function takes more than it leaves free. The process's
+        /// memory is bounded by as many times `[limits] memory`.
         #[validate(range(min = 1, max = 65_536))]
         worker_instances: u32 = 32;
         /// Time without a call after which a worker process ends, 1s to 1d; the next call starts one, in some 20 ms.
@@ -491,7 +492,8 @@ mod tests {
         # Worker processes at once, 1 to 4096: one for each tenant that is isolated and called. Beyond, the one that was idle
         # for longest ends, and if none is idle, requests are told to come again.
         workers = 32
-        # Instances at once in one worker process, 1 to 65536. Its memory is bounded by as many times `[limits] memory`.
+        # Instances at once in one worker process, 1 to 65536, of which no function takes more than it leaves free. The process's
+        # memory is bounded by as many times `[limits] memory`.
         worker-instances = 32
         # Time without a call after which a worker process ends, 1s to 1d; the next call starts one, in some 20 ms.
         worker-idle = "5m"
