@@ -89,6 +89,11 @@ async fn f30_f32_an_isolated_tenant_runs_in_a_process_of_its_own() {
     let again = live.invoke("acme/echo").send().await;
     assert_eq!((worker(&live, &again), &live.record(&again)["start"]), (acme, &json!("warm")));
     assert_eq!(worker_of(&live, "acme/other").await, acme);
+    // Whoever ends a service tells all of its processes, and calls in flight are answered all the same.
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        kill_process(Pid::from_raw(acme).unwrap(), signal).unwrap();
+        assert_eq!(worker_of(&live, "acme/echo").await, acme);
+    }
     let globex = worker_of(&live, "globex/echo").await;
     let ours = i32::try_from(std::process::id()).unwrap();
     assert!(acme != globex && acme != ours && globex != ours);

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::Interest,
     net::UnixStream,
+    signal::unix::{SignalKind, signal},
     sync::{Notify, watch},
     task::AbortHandle,
     time::timeout_at,
@@ -89,9 +90,20 @@ fn confined(job: &Job, walls: Walls) -> io::Result<(Desk, Confinement)> {
     let sandbox = Sandbox::around(engine, None, &job.settings()).map_err(other)?;
     sandbox.start_guest_threads()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    heed_no_signals(&runtime)?;
     let loader = Loader::start(sandbox)?;
     let confinement = walls.close()?;
     Ok((Desk { runtime, loader }, confinement))
+}
+
+/// Whoever ends a service tells all of its processes. Calls in flight are the gateway's to finish: a worker ends with it.
+fn heed_no_signals(runtime: &tokio::runtime::Runtime) -> io::Result<()> {
+    let _runtime = runtime.enter();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        // It stays caught when nobody listens.
+        drop(signal(kind)?);
+    }
+    Ok(())
 }
 
 /// What serves one socket.
