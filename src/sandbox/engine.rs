@@ -5,6 +5,7 @@
 
 use std::{sync::mpsc, thread, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
     WasmFeatures,
@@ -50,7 +51,8 @@ pub(super) const PROPOSALS: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
 ///
 /// Invariant: a gate of `instances` permits stands before the pool, and each total is `instances` times the cap for one
 /// component, so the pool itself never runs out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct PoolLimits {
     /// Component instances alive at once. Guests of functions without imports never wait, so more than a few
     /// for each thread are never alive; the rest is address space only.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
 use super::memory::Part;
@@ -10,7 +10,7 @@ pub use crate::site::limits::{Limit, Limits, SetBy};
 use crate::site::units::{Bytes, Span};
 
 /// Which limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LimitName {
     /// `cpu`.
@@ -29,6 +29,10 @@ pub enum LimitName {
 }
 
 impl LimitName {
+    /// Every limit, at the place that it has as a number.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Cpu, Self::Wall, Self::Memory, Self::Response, Self::Concurrency, Self::TableElements];
+
     /// As the manifest writes it, where it may.
     pub fn as_str(self) -> &'static str {
         match self {

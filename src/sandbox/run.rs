@@ -25,6 +25,7 @@ use super::{
     instances::Share,
     limits::{Meter, TooLargeInline},
     watch::{SLICE, Stop, Waiting, Watch},
+    worker::Remote,
     world::{self, EventBuffer, EventInput, FunctionPre, Refused},
 };
 #[cfg(feature = "portable")]
@@ -39,6 +40,8 @@ pub struct Runner(Arc<Inner>);
 struct Inner {
     sandbox: Arc<Sandbox>,
     component: Arc<Component>,
+    /// Where it runs instead, if its tenant is isolated.
+    remote: Option<Remote>,
     limits: Limits,
     function: FunctionId,
     tenant: Arc<str>,
@@ -55,11 +58,13 @@ impl Runner {
         function: FunctionId,
         component: Arc<Component>,
         limits: Limits,
+        remote: Option<Remote>,
     ) -> Self {
         Self(Arc::new(Inner {
             share: sandbox.instances.share_of(&function.tenant),
             sandbox,
             component,
+            remote,
             limits,
             tenant: function.tenant.as_str().into(),
             function,
@@ -94,8 +99,18 @@ impl Runner {
         place: &Place,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
-        let started = Instant::now();
-        let result = self.invoke(event, place, started, usage).await;
+        self.run_since(event, &place.authority(), Instant::now(), usage).await
+    }
+
+    /// The same for an event that has been on its way since `started`, for a place that goes by `authority`.
+    pub(super) async fn run_since(
+        &self,
+        event: EventInput<'_>,
+        authority: &str,
+        started: Instant,
+        usage: &mut Usage,
+    ) -> Result<Reply, SandboxError> {
+        let result = self.invoke(event, authority, started, usage).await;
         usage.wall = started.elapsed();
         result
     }
@@ -103,11 +118,7 @@ impl Runner {
     async fn invoke(
         &self,
         event: EventInput<'_>,
-        #[cfg_attr(
-            not(feature = "portable"),
-            expect(unused_variables, reason = "the narrow world names no place")
-        )]
-        place: &Place,
+        authority: &str,
         started: Instant,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
@@ -118,6 +129,9 @@ impl Runner {
             return Err(SandboxError::Overloaded(Overload::Function(hit)));
         }
         let permit = Permit(Arc::clone(inner));
+        if let Some(remote) = &inner.remote {
+            return remote.call(event, authority, started, &inner.limits, usage).await;
+        }
         let deadline = started + inner.limits.wall.value.0;
         if inner.component.ready().is_none() {
             usage.cold = true;
@@ -133,7 +147,7 @@ impl Runner {
         }
         #[cfg(feature = "portable")]
         if let Some(Loaded::Portable(_)) = inner.component.ready() {
-            let request = portable::request(&event, place)?;
+            let request = portable::request(&event, authority)?;
             return self.on_guest_thread(permit, event.request_id, request, deadline, usage).await;
         }
         if inner.heavy.load(Ordering::Relaxed) == 0 {

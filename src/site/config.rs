@@ -213,6 +213,20 @@ section! {
         /// Whether components of `wasi:http/proxy` 0.2 are served. They reach no more than others, but more of the engine
         /// stands behind what they reach; a site that has none may say no.
         portable: bool = true;
+        /// Where functions run: "shared", in the gateway's own process; "process", each tenant's in a worker process of its
+        /// own, which can reach nothing and whose end is nobody else's. A tenant.toml may ask for more than this, not for less.
+        isolation: Isolation = Isolation::Shared;
+        /// Worker processes at once, 1 to 4096: one for each tenant that is isolated and called. Beyond, the one that was idle
+        /// for longest ends, and if none is idle, requests are told to come again.
+        #[validate(range(min = 1, max = 4096))]
+        workers: u32 = 32;
+        /// Instances at once in one worker process, 1 to 65536, of which no function takes more than it leaves free. The process's
+        /// memory is bounded by as many times `[limits] memory`.
+        #[validate(range(min = 1, max = 65_536))]
+        worker_instances: u32 = 32;
+        /// Time without a call after which a worker process ends, 1s to 1d; the next call starts one, in some 20 ms.
+        #[validate(range(min = Span::secs(1), max = Span::secs(86_400)))]
+        worker_idle: Span = Span::secs(300);
         /// Memory of the process that compiles one component, 64MiB to 64GiB: an interpreter of a scripting language takes 400 MiB.
         #[validate(range(min = Bytes::mib(64), max = Bytes::mib(65_536)))]
         compile_memory: Bytes = Bytes::mib(1024);
@@ -229,6 +243,17 @@ section! {
         #[validate(range(max = 10_000_000))]
         tokens: u32 = 65_536;
     }
+}
+
+/// Where a tenant's functions run; the greater is the stricter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// In the gateway's own process, beside those of others.
+    #[default]
+    Shared,
+    /// In a process of the tenant's own.
+    Process,
 }
 
 /// When a record counts as written.
@@ -468,6 +493,17 @@ mod tests {
         # Whether components of `wasi:http/proxy` 0.2 are served. They reach no more than others, but more of the engine
         # stands behind what they reach; a site that has none may say no.
         portable = true
+        # Where functions run: "shared", in the gateway's own process; "process", each tenant's in a worker process of its
+        # own, which can reach nothing and whose end is nobody else's. A tenant.toml may ask for more than this, not for less.
+        isolation = "shared"
+        # Worker processes at once, 1 to 4096: one for each tenant that is isolated and called. Beyond, the one that was idle
+        # for longest ends, and if none is idle, requests are told to come again.
+        workers = 32
+        # Instances at once in one worker process, 1 to 65536, of which no function takes more than it leaves free. The process's
+        # memory is bounded by as many times `[limits] memory`.
+        worker-instances = 32
+        # Time without a call after which a worker process ends, 1s to 1d; the next call starts one, in some 20 ms.
+        worker-idle = "5m"
         # Memory of the process that compiles one component, 64MiB to 64GiB: an interpreter of a scripting language takes 400 MiB.
         compile-memory = "1GiB"
         # Processor time of that process, 1s to 1h: such an interpreter takes 10 s.

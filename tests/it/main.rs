@@ -48,4 +48,5 @@ mod told;
 mod traces;
 mod triage;
 mod whole;
+mod workers;
 mod world;

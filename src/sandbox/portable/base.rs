@@ -409,23 +409,21 @@ impl Guests {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let runtime = match self.runtime.get() {
-            Some(runtime) => runtime,
-            None => {
-                let mut builder = tokio::runtime::Builder::new_multi_thread();
-                let made = builder
-                    .worker_threads(self.threads)
-                    .enable_time()
-                    .thread_name("sandbox-guest")
-                    .build()?;
-                // Of two first calls one is early; the other's threads go as they came.
-                if let Err(late) = self.runtime.set(made) {
-                    late.shutdown_background();
-                }
-                self.runtime.get().ok_or_else(|| std::io::Error::other("no threads for guests"))?
-            }
-        };
-        Ok(Running(runtime.spawn(guest)))
+        Ok(Running(self.threads()?.spawn(guest)))
+    }
+
+    /// The threads, started unless they are.
+    pub(in super::super) fn threads(&self) -> std::io::Result<&Runtime> {
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(runtime);
+        }
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let made = builder.worker_threads(self.threads).enable_time().thread_name("sandbox-guest").build()?;
+        // Of two first calls one is early; the other's threads go as they came.
+        if let Err(late) = self.runtime.set(made) {
+            late.shutdown_background();
+        }
+        self.runtime.get().ok_or_else(|| std::io::Error::other("no threads for guests"))
     }
 }
 
