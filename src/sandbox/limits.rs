@@ -121,6 +121,12 @@ impl Meter {
         Self { limit, inline_limit, used: 0, peak: 0, before: (0, 0), refused: false, full_table: false }
     }
 
+    /// From now on the limit alone holds.
+    #[cfg(feature = "portable")]
+    pub(super) fn leave_io_thread(&mut self) {
+        self.inline_limit = None;
+    }
+
     /// Most that was in use at once, in bytes.
     pub(super) fn peak(&self) -> usize {
         self.peak

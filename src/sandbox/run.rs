@@ -3,7 +3,7 @@
 //! Without imports a function is pure: nothing outside its instance knows that it ran. So the call is made where the request
 //! is, on the I/O thread, with a short slice and no fiber; a guest that outlives its slice is dropped and run again from
 //! the start on a CPU thread with its whole budget. The function is remembered as a heavy one, and its next calls go
-//! to the CPU threads at once, until a few of them were quick.
+//! to the CPU threads at once, until a few of them were quick. A portable guest has a fiber, so it goes on from where it is.
 
 use std::{
     any::Any,
@@ -13,6 +13,11 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
+};
+#[cfg(feature = "portable")]
+use std::{
+    future::Future,
+    task::{Context, Poll, Waker},
 };
 
 use tokio::sync::oneshot;
@@ -122,7 +127,7 @@ impl Runner {
         }
         #[cfg(feature = "portable")]
         if let Some(Loaded::Portable(_)) = inner.component.ready() {
-            return self.on_guest_thread(permit, event, deadline, usage).await;
+            return self.call_portable(permit, event, deadline, usage).await;
         }
         if inner.heavy.load(Ordering::Relaxed) == 0 {
             let attempt = inner.attempt(event.clone(), Watch::slice(&inner.limits, deadline));
@@ -184,31 +189,68 @@ impl Runner {
         }
     }
 
-    /// A portable guest may wait, so it is spawned where it can.
+    /// As for narrow guests, but that only one who wants much memory is run again from the start.
     #[cfg(feature = "portable")]
-    async fn on_guest_thread(
+    async fn call_portable(
         &self,
         permit: Permit,
         event: EventInput<'_>,
         deadline: Instant,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
-        let (name, request) = (event.request_id.to_owned(), portable::request(&event)?);
+        let inner = &self.0;
+        let heavy = inner.heavy.load(Ordering::Relaxed) != 0;
+        let begin = if heavy { Begin::Apart } else { Begin::Here };
+        let (attempt, permit) = self.run_portable(permit, &event, begin, deadline, usage).await?;
+        attempt.add_to(usage);
+        match attempt.result {
+            Ok(reply) => return Ok(reply),
+            Err(Stopped::For(error)) => return Err(error),
+            Err(Stopped::Outlived) => {
+                inner.heavy.store(HEAVY, Ordering::Relaxed);
+                usage.retried = true;
+            }
+        }
+        let (attempt, _permit) = self.run_portable(permit, &event, Begin::Apart, deadline, usage).await?;
+        attempt.add_to(usage);
+        attempt.result.map_err(|stopped| match stopped {
+            Stopped::For(error) => error,
+            Stopped::Outlived => SandboxError::internal("a guest on a thread for guests has no slice"),
+        })
+    }
+
+    /// A portable guest may wait, so it is a future. Begun here, it is polled once, on this thread, and most are ready then; the
+    /// others, who wait or compute, go on from where they are on a thread for guests.
+    #[cfg(feature = "portable")]
+    async fn run_portable(
+        &self,
+        permit: Permit,
+        event: &EventInput<'_>,
+        begin: Begin,
+        deadline: Instant,
+        usage: &mut Usage,
+    ) -> Result<(Attempt, Permit), SandboxError> {
+        let (name, request) = (event.request_id.to_owned(), portable::request(event)?);
         let waiting = Waiting::default();
         let (inner, progress) = (Arc::clone(&self.0), waiting.progress());
-        let guest = async move {
-            let _permit = permit;
-            inner.attempt_portable(&name, request, deadline, progress).await
-        };
+        let here = begin == Begin::Here;
+        let mut guest = Box::pin(async move {
+            (inner.attempt_portable(&name, request, here, deadline, progress).await, permit)
+        });
+        if here {
+            // Whoever is not ready is polled again where it goes, so nobody need wake this thread for it.
+            let mut cx = Context::from_waker(Waker::noop());
+            let polled = catch_unwind(AssertUnwindSafe(|| guest.as_mut().poll(&mut cx)));
+            if let Poll::Ready(ended) = polled.map_err(|panic| panicked(&*panic))? {
+                return Ok(ended);
+            }
+        }
         let running = self.0.sandbox.guests.spawn(guest);
         let running = running.map_err(|e| SandboxError::internal(format!("no threads for guests: {e}")))?;
         match tokio::time::timeout_at(deadline.into(), running).await {
-            Ok(Ok(attempt)) => {
-                attempt.add_to(usage);
-                attempt.result.map_err(|stopped| match stopped {
-                    Stopped::For(error) => error,
-                    Stopped::Outlived => SandboxError::internal("a portable guest has no slice"),
-                })
+            Ok(Ok((attempt, permit))) => {
+                self.0.note(&attempt);
+                Ok((attempt, permit))
             }
             Ok(Err(ended)) => Err(ended.try_into_panic().map_or_else(
                 |_| SandboxError::internal("the threads for guests are gone"),
@@ -247,6 +289,7 @@ impl Inner {
         &self,
         name: &str,
         request: portable::Request,
+        inline: bool,
         deadline: Instant,
         progress: Arc<Progress>,
     ) -> Attempt {
@@ -257,9 +300,9 @@ impl Inner {
             return Attempt::failed(SandboxError::Overloaded(Overload::Instances));
         }
         let _slot = Slot(&self.sandbox.instances);
-        let run = portable::invoke(pre, name, request, &self.limits, deadline, progress).await;
+        let run = portable::invoke(pre, name, request, inline, &self.limits, deadline, progress).await;
         let portable::Run { result, hits, peak, cpu, dropped } = run;
-        Attempt { result: result.map_err(Stopped::For), hits, peak, cpu, dropped }
+        Attempt { result, hits, peak, cpu, dropped }
     }
 
     fn call(&self, pre: &FunctionPre<State>, event: EventInput<'_>, watch: Watch) -> Attempt {
@@ -419,6 +462,16 @@ impl Gate {
     pub(super) fn occupancy(&self) -> (u32, u32) {
         (self.inside.load(Ordering::Relaxed).min(self.limit), self.limit)
     }
+}
+
+/// Where a portable guest begins.
+#[cfg(feature = "portable")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    /// On the thread that its request is on.
+    Here,
+    /// On a thread for guests.
+    Apart,
 }
 
 /// A place among the invocations of a function; held by whichever thread still runs it.
