@@ -199,10 +199,11 @@ section! {
         /// Instances at once, over all tenants, 1 to 65536. More requests are told to come again.
         #[validate(range(min = 1, max = 65_536))]
         instances: u32 = 512;
-        /// Memory that a slot of the pool keeps after use, 0B to 16MiB: clearing a few pages is cheaper than giving
-        /// them back to the kernel and faulting them in again.
+        /// Memory that a slot of the pool keeps after use, 0B to 16MiB, of what its guest wrote: clearing a few pages is
+        /// cheaper than giving them back to the kernel and faulting them in again. An interpreter of a scripting
+        /// language writes 2 MiB for a small call; a kernel before 6.7 cannot tell what was written, and 64 KiB are kept.
         #[validate(range(max = Bytes::mib(16)))]
-        keep_resident: Bytes = Bytes::kib(64);
+        keep_resident: Bytes = Bytes::mib(2);
         /// Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
         #[validate(range(min = Bytes::kib(1), max = Bytes::mib(256)))]
         component: Bytes = Bytes::mib(32);
@@ -453,9 +454,10 @@ mod tests {
         [sandbox]
         # Instances at once, over all tenants, 1 to 65536. More requests are told to come again.
         instances = 512
-        # Memory that a slot of the pool keeps after use, 0B to 16MiB: clearing a few pages is cheaper than giving
-        # them back to the kernel and faulting them in again.
-        keep-resident = "64KiB"
+        # Memory that a slot of the pool keeps after use, 0B to 16MiB, of what its guest wrote: clearing a few pages is
+        # cheaper than giving them back to the kernel and faulting them in again. An interpreter of a scripting
+        # language writes 2 MiB for a small call; a kernel before 6.7 cannot tell what was written, and 64 KiB are kept.
+        keep-resident = "2MiB"
         # Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
         component = "32MiB"
         # Whether components of `wasi:http/proxy` 0.2 are served. They reach no more than others, but more of the engine
