@@ -144,6 +144,12 @@ impl Meter {
         self.crowded
     }
 
+    /// From now on the limit alone holds.
+    #[cfg(feature = "portable")]
+    pub(super) fn leave_io_thread(&mut self) {
+        self.inline_limit = None;
+    }
+
     /// Most that was in use at once, in bytes.
     pub(super) fn peak(&self) -> usize {
         self.peak
