@@ -2,7 +2,7 @@
 //!
 //! Every wait has its bound: a connection for its handshake, a head for its last line, a body and a reply for their bytes,
 //! a request for its end, an idle connection for the next one. A slow client costs one task and a few kilobytes, and the
-//! loop itself never waits for any of them (hardening B4, C1).
+//! loop itself never waits for any of them (hardening B4, C1). What it goes by is the [`Door`]'s, which a reload may change.
 
 mod alarm;
 mod blocklist;
@@ -14,6 +14,9 @@ mod greet;
 mod pace;
 mod proxy;
 mod raw;
+mod reload;
+mod room;
+mod rules;
 mod start;
 
 use std::{
@@ -24,17 +27,17 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ProtocolVersion;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     time::timeout,
 };
 use tracing::{debug, info, warn};
 
-pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
 use self::{
     clients::{Clients, Full, Place},
     exchange::{Exchanges, Late, ReplyBody},
@@ -43,47 +46,55 @@ use self::{
     pace::Paced,
     proxy::ProxyError,
     raw::Raw,
+    room::{Inside, Room},
+};
+pub use self::{
+    rules::{Bounds, Rules},
+    start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes},
 };
 use crate::{
     authn::CertificateThumbprint,
     http::{self, Peer},
     pipeline::Gateway,
     record::Metrics,
-    site::network::Network,
 };
-
-/// Bounds of a connection.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Connections at once; further ones wait in the kernel's queue.
-    pub connections: usize,
-    /// Connections of one client at once; further ones are refused.
-    pub connections_per_client: u32,
-    /// Handshakes under way at once; further ones wait, in the time that each has.
-    pub handshakes: usize,
-    /// Handshakes of one client under way at once; further ones are refused.
-    pub handshakes_per_client: u32,
-    /// Bytes a second that a client must take of a reply once it has kept us waiting.
-    pub min_rate: u64,
-    /// From the first byte to the end of the TLS handshake.
-    pub handshake: Duration,
-    /// From the first byte of a head to its last line; for a connection's first head from the end of the handshake.
-    pub header: Duration,
-    /// With nothing under way.
-    pub idle: Duration,
-    /// From a request's head to the end of its reply.
-    pub request: Duration,
-    /// For what is in flight at shutdown.
-    pub drain: Duration,
-}
 
 /// The data plane.
 pub struct Server {
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
     gateway: Arc<Gateway>,
-    bounds: Bounds,
-    proxies: Vec<Network>,
+    door: Arc<Door>,
+}
+
+/// What is asked of whoever connects. Each connection loads the rules once, so a swap costs those that are open nothing.
+#[derive(Debug)]
+pub struct Door {
+    rules: ArcSwap<Rules>,
+    connections: Arc<Room>,
+    handshakes: Arc<Room>,
+}
+
+impl Door {
+    /// With these rules.
+    pub fn new(rules: Rules) -> Arc<Self> {
+        Arc::new(Self {
+            connections: Room::new(rules.bounds.connections),
+            handshakes: Room::new(rules.bounds.handshakes),
+            rules: ArcSwap::from_pointee(rules),
+        })
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Puts others in force, for connections that are accepted from now on. One reload at a time.
+    pub fn replace(&self, rules: Rules) {
+        self.connections.resize(rules.bounds.connections);
+        self.handshakes.resize(rules.bounds.handshakes);
+        self.rules.store(Arc::new(rules));
+    }
 }
 
 /// Tells every connection to finish.
@@ -116,15 +127,9 @@ impl Default for Shutdown {
 }
 
 impl Server {
-    /// A server on a socket that is bound already; `proxies` are believed who their clients are.
-    pub fn new(
-        listener: TcpListener,
-        tls: Arc<rustls::ServerConfig>,
-        gateway: Arc<Gateway>,
-        bounds: Bounds,
-        proxies: Vec<Network>,
-    ) -> Self {
-        Self { listener, tls, gateway, bounds, proxies }
+    /// A server on a socket that is bound already.
+    pub fn new(listener: TcpListener, gateway: Arc<Gateway>, door: Arc<Door>) -> Self {
+        Self { listener, gateway, door }
     }
 
     /// Where it listens.
@@ -134,30 +139,27 @@ impl Server {
 
     /// Serves until `shutdown` begins, then lets requests in flight finish, within the drain time.
     pub async fn serve(self, shutdown: Shutdown) {
-        let room = Arc::new(Semaphore::new(self.bounds.connections));
-        let connection = Arc::new(Connection {
-            tls: self.tls,
+        let shared = Arc::new(Shared {
             gateway: self.gateway,
-            bounds: self.bounds,
             shutdown: shutdown.clone(),
-            proxies: self.proxies,
-            clients: Clients::new(self.bounds.connections_per_client, self.bounds.handshakes_per_client),
-            handshakes: Semaphore::new(self.bounds.handshakes.min(Semaphore::MAX_PERMITS)),
+            clients: Clients::new(),
+            handshakes: Arc::clone(&self.door.handshakes),
         });
         loop {
-            // The permit comes before the connection: past the cap, clients wait in the kernel and not in our memory.
-            let permit = tokio::select! {
-                permit = Arc::clone(&room).acquire_owned() => permit,
+            // The place comes before the connection: past the cap, clients wait in the kernel and not in our memory.
+            let place = tokio::select! {
+                place = self.door.connections.enter() => place,
                 () = shutdown.begun() => break,
             };
-            let Ok(permit) = permit else { break };
+            let Some(place) = place else { break };
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = shutdown.begun() => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    tokio::spawn(Arc::clone(&connection).serve(stream, peer, permit));
+                    let connection = Connection { shared: Arc::clone(&shared), rules: self.door.rules() };
+                    tokio::spawn(connection.serve(stream, peer, place));
                 }
                 Err(error) => {
                     // Out of file descriptors, mostly: closing connections will free some.
@@ -167,23 +169,25 @@ impl Server {
             }
         }
         drop(self.listener);
-        let all = u32::try_from(self.bounds.connections).unwrap_or(u32::MAX);
-        match timeout(self.bounds.drain, room.acquire_many(all)).await {
-            Ok(_) => info!("all connections finished"),
+        match timeout(self.door.rules().bounds.drain, self.door.connections.emptied()).await {
+            Ok(()) => info!("all connections finished"),
             Err(_) => warn!("connections were cut at the end of the drain time"),
         }
     }
 }
 
 /// What every connection shares.
-struct Connection {
-    tls: Arc<rustls::ServerConfig>,
+struct Shared {
     gateway: Arc<Gateway>,
-    bounds: Bounds,
     shutdown: Shutdown,
-    proxies: Vec<Network>,
     clients: Arc<Clients>,
-    handshakes: Semaphore,
+    handshakes: Arc<Room>,
+}
+
+/// One connection, by the rules that were in force when it was accepted.
+struct Connection {
+    shared: Arc<Shared>,
+    rules: Arc<Rules>,
 }
 
 /// Why a connection ends before its first request.
@@ -210,27 +214,28 @@ impl NotAdmitted {
 }
 
 impl Connection {
-    async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) {
+    async fn serve(self, stream: TcpStream, address: SocketAddr, place: Inside) {
         // Replies are written whole: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
-        let _open = Open::new(self.gateway.metrics());
-        match timeout(self.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
-            Ok(Ok((greeted, client, place))) => {
+        let metrics = self.shared.gateway.metrics();
+        let _open = Open::new(metrics);
+        match timeout(self.rules.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
+            Ok(Ok((greeted, client, of_client))) => {
                 if let Err(error) = self.speak(greeted, client).await {
                     debug!(%error, %client, "connection ended early");
                 }
-                drop(place);
+                drop(of_client);
             }
             Ok(Err(error)) => {
-                self.gateway.metrics().turned_away(error.kind());
+                metrics.turned_away(error.kind());
                 debug!(error = &error as &dyn std::error::Error, peer = %address.ip(), "connection refused");
             }
             Err(_) => {
-                self.gateway.metrics().turned_away("handshake_slow");
+                metrics.turned_away("handshake_slow");
                 debug!(peer = %address.ip(), "TLS handshake took too long");
             }
         }
-        drop(permit);
+        drop(place);
     }
 
     /// Who the client is, a place for it, and its handshake, in this order: each costs more than the one before.
@@ -239,14 +244,14 @@ impl Connection {
         mut stream: TcpStream,
         peer: IpAddr,
     ) -> Result<(Greeted, IpAddr, Place), NotAdmitted> {
-        let client = if self.proxies.iter().any(|network| network.contains(peer)) {
+        let client = if self.rules.proxies.iter().any(|network| network.contains(peer)) {
             proxy::client(&mut stream).await?.unwrap_or(peer)
         } else {
             peer
         };
-        let mut place = self.clients.connect(client)?;
-        let turn = self.handshakes.acquire().await;
-        let greeted = greet(stream, &self.gateway, &self.tls).await.map_err(NotAdmitted::Tls)?;
+        let mut place = self.shared.clients.connect(client, &self.rules.bounds)?;
+        let turn = self.shared.handshakes.enter().await;
+        let greeted = greet(stream, &self.shared.gateway, &self.rules.tls).await.map_err(NotAdmitted::Tls)?;
         drop(turn);
         place.shaken();
         Ok((greeted, client, place))
@@ -257,9 +262,9 @@ impl Connection {
         let ended = self.drive(greeted, client, &exchanges).await;
         match exchanges.flood() {
             None => {}
-            Some(Flood::Slow) => self.gateway.metrics().unparsed(Flood::Slow.kind()),
+            Some(Flood::Slow) => self.shared.gateway.metrics().unparsed(Flood::Slow.kind()),
             Some(flood) => {
-                self.gateway.metrics().turned_away(flood.kind());
+                self.shared.gateway.metrics().turned_away(flood.kind());
                 info!(client.address = %client, "a connection was cut: {flood}");
             }
         }
@@ -277,11 +282,11 @@ impl Connection {
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let certificate = leaf.map(|der| CertificateThumbprint::of(der));
         // What a listed proxy passes on is its client's; only what it sends in its own name is believed.
-        let listed = self.proxies.iter().any(|network| network.contains(client));
+        let listed = self.rules.proxies.iter().any(|network| network.contains(client));
         let peer = Peer { client, tls, listed, certificate, server_name, host };
-        let stream = Paced::new(stream, self.bounds.min_rate);
+        let stream = Paced::new(stream, self.rules.bounds.min_rate);
         let service = service_fn(|request: hyper::Request<Incoming>| {
-            let (gateway, peer) = (Arc::clone(&self.gateway), peer.clone());
+            let (gateway, peer) = (Arc::clone(&self.shared.gateway), peer.clone());
             let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
             let exchange = exchanges.begin();
             async move {
@@ -300,31 +305,31 @@ impl Connection {
                 let idle = tokio::select! {
                     biased;
                     ended = &mut connection => return ended,
-                    late = exchanges.late(self.bounds.idle, self.bounds.request) => match late {
+                    late = exchanges.late(self.rules.bounds.idle, self.rules.bounds.request) => match late {
                         Late::Idle => true,
                         Late::Overdue => {
-                            self.gateway.metrics().turned_away("overdue");
+                            self.shared.gateway.metrics().turned_away("overdue");
                             debug!(%client, "a request had no whole reply in time: the connection is cut");
                             return Ok(());
                         }
                     },
-                    () = self.shutdown.begun() => false,
+                    () = self.shared.shutdown.begun() => false,
                 };
                 // What is under way may finish; nothing new begins.
                 connection.as_mut().graceful_shutdown();
                 if idle {
                     // A client of HTTP/2 is asked to go, and need not answer.
-                    match timeout(self.bounds.header, &mut connection).await {
+                    match timeout(self.rules.bounds.header, &mut connection).await {
                         Ok(ended) => return ended,
                         Err(_) if exchanges.is_quiet() => return Ok(()),
                         Err(_) => {}
                     }
                 }
-                timeout(self.bounds.request, connection).await.unwrap_or(Ok(()))
+                timeout(self.rules.bounds.request, connection).await.unwrap_or(Ok(()))
             }};
         }
         if http2 {
-            let frames = Frames::new(stream, Arc::clone(exchanges), self.bounds.header);
+            let frames = Frames::new(stream, Arc::clone(exchanges), self.rules.bounds.header);
             drive!(
                 hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
@@ -341,7 +346,7 @@ impl Connection {
                     .serve_connection(TokioIo::new(frames), service)
             )
         } else {
-            let raw = Raw::new(stream, Arc::clone(exchanges), self.bounds.header);
+            let raw = Raw::new(stream, Arc::clone(exchanges), self.rules.bounds.header);
             drive!(
                 hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())

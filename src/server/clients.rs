@@ -9,23 +9,19 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::Bounds;
 use crate::site::network::first_bits;
 
 /// Connections of every client.
-#[derive(Debug)]
-pub(super) struct Clients {
-    /// Connections of one client.
-    connections: u32,
-    /// Those among them whose handshake is not done: they cost the most and have shown the least.
-    handshakes: u32,
-    counts: Mutex<HashMap<Client, Counts>>,
-}
+#[derive(Debug, Default)]
+pub(super) struct Clients(Mutex<HashMap<Client, Counts>>);
 
 type Client = (bool, u128);
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Counts {
     connections: u32,
+    /// Those among them whose handshake is not done: they cost the most and have shown the least.
     handshakes: u32,
 }
 
@@ -41,19 +37,19 @@ pub(super) enum Full {
 }
 
 impl Clients {
-    pub(super) fn new(connections: u32, handshakes: u32) -> Arc<Self> {
-        Arc::new(Self { connections, handshakes, counts: Mutex::default() })
+    pub(super) fn new() -> Arc<Self> {
+        Arc::default()
     }
 
     /// A place for a connection that begins with its handshake.
-    pub(super) fn connect(self: &Arc<Self>, address: IpAddr) -> Result<Place, Full> {
+    pub(super) fn connect(self: &Arc<Self>, address: IpAddr, bounds: &Bounds) -> Result<Place, Full> {
         let client = client(address);
         let mut counts = self.lock();
         let of = counts.get(&client).copied().unwrap_or_default();
-        if of.connections >= self.connections {
+        if of.connections >= bounds.connections_per_client {
             return Err(Full::Connections);
         }
-        if of.handshakes >= self.handshakes {
+        if of.handshakes >= bounds.handshakes_per_client {
             return Err(Full::Handshakes);
         }
         let more = Counts { connections: of.connections + 1, handshakes: of.handshakes + 1 };
@@ -63,7 +59,7 @@ impl Clients {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Client, Counts>> {
         // Each change is one insertion or removal.
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,36 +105,45 @@ fn client(address: IpAddr) -> Client {
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    /// A place for a client of that address, where one has so many connections and handshakes.
+    fn connect(clients: &Arc<Clients>, address: &str, most: (u32, u32)) -> Result<Place, Full> {
+        let server = crate::site::config::Server {
+            max_connections_per_client: most.0,
+            max_handshakes_per_client: most.1,
+            ..Default::default()
+        };
+        clients.connect(address.parse().unwrap(), &Bounds::of(&server))
     }
 
     #[test]
     fn c15_a_client_has_so_many_places_and_leaves_no_trace() {
-        let clients = Clients::new(2, 2);
-        let first = clients.connect(at("192.0.2.1")).unwrap();
-        let second = clients.connect(at("::ffff:192.0.2.1")).unwrap();
-        assert_eq!(clients.connect(at("192.0.2.1")).unwrap_err(), Full::Connections);
-        let other = clients.connect(at("192.0.2.2")).unwrap();
+        let clients = Clients::new();
+        let first = connect(&clients, "192.0.2.1", (2, 2)).unwrap();
+        let second = connect(&clients, "::ffff:192.0.2.1", (2, 2)).unwrap();
+        assert_eq!(connect(&clients, "192.0.2.1", (2, 2)).unwrap_err(), Full::Connections);
+        let other = connect(&clients, "192.0.2.2", (2, 2)).unwrap();
+        // A bound that was lowered meanwhile ends nobody's connection, and one that was raised lets others in.
+        assert_eq!(connect(&clients, "192.0.2.2", (1, 1)).unwrap_err(), Full::Connections);
+        drop(connect(&clients, "192.0.2.1", (3, 3)).unwrap());
         drop(first);
-        let again = clients.connect(at("192.0.2.1")).unwrap();
+        let again = connect(&clients, "192.0.2.1", (2, 2)).unwrap();
         drop((second, other, again));
         assert!(clients.lock().is_empty());
     }
 
     #[test]
     fn b04_a_client_has_so_many_handshakes_under_way() {
-        let clients = Clients::new(9, 1);
-        let mut first = clients.connect(at("2001:db8::1")).unwrap();
+        let clients = Clients::new();
+        let mut first = connect(&clients, "2001:db8::1", (9, 1)).unwrap();
         assert_eq!(
-            clients.connect(at("2001:db8::2:1")).unwrap_err(),
+            connect(&clients, "2001:db8::2:1", (9, 1)).unwrap_err(),
             Full::Handshakes,
             "one /64 is one client"
         );
-        assert!(clients.connect(at("2001:db8:0:1::1")).is_ok());
+        assert!(connect(&clients, "2001:db8:0:1::1", (9, 1)).is_ok());
         first.shaken();
         first.shaken();
-        drop(clients.connect(at("2001:db8::1")).unwrap());
+        drop(connect(&clients, "2001:db8::1", (9, 1)).unwrap());
         drop(first);
         assert!(clients.lock().is_empty());
     }

@@ -17,12 +17,12 @@ use crate::{
     world::{Live, World, eventually},
 };
 
-fn settings(text: &str) -> String {
+pub(crate) fn settings(text: &str) -> String {
     format!("[server]\n{text}\n")
 }
 
 /// A connection that was admitted: an HTTP/1.1 request of it got an answer.
-async fn admitted(client: &Client) -> Option<TlsStream<TcpStream>> {
+pub(crate) async fn admitted(client: &Client) -> Option<TlsStream<TcpStream>> {
     let mut stream = client.tls(&[b"http/1.1"]).await.ok()?;
     stream.write_all(b"GET /acme/echo HTTP/1.1\r\nhost: localhost\r\n\r\n").await.ok()?;
     let mut answer = [0; 12];
@@ -79,6 +79,22 @@ async fn b04_handshakes_that_do_not_end_are_bounded_and_hold_nobody_else_up() {
 }
 
 #[tokio::test]
+async fn b04_beyond_so_many_handshakes_of_all_clients_the_next_waits_until_one_has_ended() {
+    let world = World::with("echo", &echo())
+        .file("sandgate.toml", &settings("max-handshakes = 1\nhandshake-timeout = \"1s\""))
+        .start()
+        .await;
+    let mut silent = world.client.from([127, 0, 0, 2]).tcp().await.unwrap();
+    eventually("it has its turn", || async { world.metric("sandgate_connections 1") }).await;
+    // Whoever waits has its own time, which may be over first.
+    eventually("another has its turn", || async { admitted(&world.client).await.is_some() }).await;
+    let end = silent.try_read(&mut [0; 1]);
+    assert!(!matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock), "both had one at once");
+    let end = timeout(PATIENCE, silent.read(&mut [0; 1])).await.expect("the end in time");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+}
+
+#[tokio::test]
 async fn with_one_handshake_at_a_time_others_wait_for_their_turn() {
     let world =
         World::with("echo", &echo()).file("sandgate.toml", &settings("max-handshakes = 1")).start().await;
@@ -91,7 +107,7 @@ async fn with_one_handshake_at_a_time_others_wait_for_their_turn() {
 }
 
 /// Only this client may call.
-fn from(client: &str) -> String {
+pub(crate) fn from(client: &str) -> String {
     format!(
         "@id(\"from\")\npermit(principal, action == Action::\"invoke\", resource)\n\
          when {{ context.client == ip(\"{client}\") }};\n"
@@ -99,7 +115,7 @@ fn from(client: &str) -> String {
 }
 
 /// A PROXY header of version 2 for TCP over IPv4.
-fn proxy_header(client: [u8; 4]) -> Vec<u8> {
+pub(crate) fn proxy_header(client: [u8; 4]) -> Vec<u8> {
     [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", &client[..], &[127, 0, 0, 1, 1, 2, 3, 4]].concat()
 }
 
