@@ -89,7 +89,10 @@ async fn b04_beyond_so_many_handshakes_of_all_clients_the_next_waits_until_one_h
     // Whoever waits has its own time, which may be over first.
     eventually("another has its turn", || async { admitted(&world.client).await.is_some() }).await;
     let end = silent.try_read(&mut [0; 1]);
-    assert!(!matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock), "both had one at once");
+    assert!(
+        !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+        "both had one at once"
+    );
     let end = timeout(PATIENCE, silent.read(&mut [0; 1])).await.expect("the end in time");
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
 }

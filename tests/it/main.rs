@@ -47,5 +47,6 @@ mod storm;
 mod tls;
 mod token;
 mod traces;
+mod walkthrough;
 mod whole;
 mod world;
