@@ -6,7 +6,11 @@
 
 mod alarm;
 mod blocklist;
+mod budgets;
 mod clients;
+mod connection;
+mod cut;
+mod descriptors;
 mod exchange;
 mod frames;
 pub mod fuzz;
@@ -19,45 +23,23 @@ mod room;
 mod rules;
 mod start;
 
-use std::{
-    convert::Infallible,
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ProtocolVersion;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    time::timeout,
-};
-use tracing::{debug, info, warn};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tracing::{info, warn};
 
 use self::{
-    clients::{Clients, Full, Place},
-    exchange::{Exchanges, Late, ReplyBody},
-    frames::{Flood, Frames},
-    greet::{Greeted, greet},
-    pace::Paced,
-    proxy::ProxyError,
-    raw::Raw,
-    room::{Inside, Room},
+    clients::Clients,
+    connection::{Connection, Shared},
+    room::Room,
 };
 pub use self::{
+    descriptors::OTHER_DESCRIPTORS,
     rules::{Bounds, Rules},
     start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes},
 };
-use crate::{
-    authn::CertificateThumbprint,
-    http::{self, Peer},
-    pipeline::Gateway,
-    record::Metrics,
-};
+use crate::pipeline::Gateway;
 
 /// The data plane.
 pub struct Server {
@@ -176,222 +158,5 @@ impl Server {
     }
 }
 
-/// What every connection shares.
-struct Shared {
-    gateway: Arc<Gateway>,
-    shutdown: Shutdown,
-    clients: Arc<Clients>,
-    handshakes: Arc<Room>,
-}
-
-/// One connection, by the rules that were in force when it was accepted.
-struct Connection {
-    shared: Arc<Shared>,
-    rules: Arc<Rules>,
-}
-
-/// Why a connection ends before its first request.
-#[derive(Debug, thiserror::Error)]
-enum NotAdmitted {
-    #[error("a listed proxy did not say who its client is")]
-    Proxy(#[from] ProxyError),
-    #[error(transparent)]
-    Full(#[from] Full),
-    #[error("the TLS handshake failed")]
-    Tls(#[source] io::Error),
-}
-
-impl NotAdmitted {
-    /// The word under which it is counted.
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Proxy(_) => "proxy_header",
-            Self::Full(Full::Connections) => "client_connections",
-            Self::Full(Full::Handshakes) => "client_handshakes",
-            Self::Tls(_) => "handshake",
-        }
-    }
-}
-
-impl Connection {
-    async fn serve(self, stream: TcpStream, address: SocketAddr, place: Inside) {
-        // Replies are written whole: waiting for more to send only delays them.
-        let _ = stream.set_nodelay(true);
-        let metrics = self.shared.gateway.metrics();
-        let _open = Open::new(metrics);
-        match timeout(self.rules.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
-            Ok(Ok((greeted, client, of_client))) => {
-                if let Err(error) = self.speak(greeted, client).await {
-                    debug!(%error, %client, "connection ended early");
-                }
-                drop(of_client);
-            }
-            Ok(Err(error)) => {
-                metrics.turned_away(error.kind());
-                debug!(error = &error as &dyn std::error::Error, peer = %address.ip(), "connection refused");
-            }
-            Err(_) => {
-                metrics.turned_away("handshake_slow");
-                debug!(peer = %address.ip(), "TLS handshake took too long");
-            }
-        }
-        drop(place);
-    }
-
-    /// Who the client is, a place for it, and its handshake, in this order: each costs more than the one before.
-    async fn admit(
-        &self,
-        mut stream: TcpStream,
-        peer: IpAddr,
-    ) -> Result<(Greeted, IpAddr, Place), NotAdmitted> {
-        let client = if self.rules.proxies.iter().any(|network| network.contains(peer)) {
-            proxy::client(&mut stream).await?.unwrap_or(peer)
-        } else {
-            peer
-        };
-        let mut place = self.shared.clients.connect(client, &self.rules.bounds)?;
-        let turn = self.shared.handshakes.enter().await;
-        let greeted = greet(stream, &self.shared.gateway, &self.rules.tls).await.map_err(NotAdmitted::Tls)?;
-        drop(turn);
-        place.shaken();
-        Ok((greeted, client, place))
-    }
-
-    async fn speak(&self, greeted: Greeted, client: IpAddr) -> hyper::Result<()> {
-        let exchanges = Exchanges::new();
-        let ended = self.drive(greeted, client, &exchanges).await;
-        match exchanges.flood() {
-            None => {}
-            Some(Flood::Slow) => self.shared.gateway.metrics().unparsed(Flood::Slow.kind()),
-            Some(flood) => {
-                self.shared.gateway.metrics().turned_away(flood.kind());
-                info!(client.address = %client, "a connection was cut: {flood}");
-            }
-        }
-        ended
-    }
-
-    async fn drive(&self, greeted: Greeted, client: IpAddr, exchanges: &Arc<Exchanges>) -> hyper::Result<()> {
-        let Greeted { stream, server_name, host } = greeted;
-        let (_, session) = stream.get_ref();
-        let tls = match session.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "1.3",
-            _ => "1.2",
-        };
-        let http2 = session.alpn_protocol() == Some(b"h2");
-        let leaf = session.peer_certificates().and_then(<[_]>::first);
-        let certificate = leaf.map(|der| CertificateThumbprint::of(der));
-        // What a listed proxy passes on is its client's; only what it sends in its own name is believed.
-        let listed = self.rules.proxies.iter().any(|network| network.contains(client));
-        let peer = Peer { client, tls, listed, certificate, server_name, host };
-        let stream = Paced::new(stream, self.rules.bounds.min_rate);
-        let service = service_fn(|request: hyper::Request<Incoming>| {
-            let (gateway, peer) = (Arc::clone(&self.shared.gateway), peer.clone());
-            let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
-            let exchange = exchanges.begin();
-            async move {
-                let reply = match verdict {
-                    // Boxed: a connection has room for its request's state for as long as it is open, and this is most of it.
-                    Ok(()) => Box::pin(http::answer(gateway, peer, request)).await,
-                    Err(bad) => http::refuse(&gateway, request.version(), bad),
-                };
-                Ok::<_, Infallible>(reply.map(|body| ReplyBody::new(body, exchange)))
-            }
-        });
-        // The two kinds of connection share their ways but not a type.
-        macro_rules! drive {
-            ($connection:expr) => {{
-                let mut connection = std::pin::pin!($connection);
-                let idle = tokio::select! {
-                    biased;
-                    ended = &mut connection => return ended,
-                    late = exchanges.late(self.rules.bounds.idle, self.rules.bounds.request) => match late {
-                        Late::Idle => true,
-                        Late::Overdue => {
-                            self.shared.gateway.metrics().turned_away("overdue");
-                            debug!(%client, "a request had no whole reply in time: the connection is cut");
-                            return Ok(());
-                        }
-                    },
-                    () = self.shared.shutdown.begun() => false,
-                };
-                // What is under way may finish; nothing new begins.
-                connection.as_mut().graceful_shutdown();
-                if idle {
-                    // A client of HTTP/2 is asked to go, and need not answer.
-                    match timeout(self.rules.bounds.header, &mut connection).await {
-                        Ok(ended) => return ended,
-                        Err(_) if exchanges.is_quiet() => return Ok(()),
-                        Err(_) => {}
-                    }
-                }
-                timeout(self.rules.bounds.request, connection).await.unwrap_or(Ok(()))
-            }};
-        }
-        if http2 {
-            let frames = Frames::new(stream, Arc::clone(exchanges), self.rules.bounds.header);
-            drive!(
-                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                    .timer(TokioTimer::new())
-                    .max_concurrent_streams(MAX_STREAMS)
-                    .max_header_list_size(MAX_HEAD_BYTES)
-                    .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
-                    .max_local_error_reset_streams(MAX_RESET_STREAMS)
-                    .keep_alive_interval(Some(KEEP_ALIVE))
-                    .keep_alive_timeout(KEEP_ALIVE)
-                    .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                    .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                    .max_frame_size(MAX_FRAME_BYTES)
-                    .max_send_buf_size(MAX_BUFFER_BYTES)
-                    .serve_connection(TokioIo::new(frames), service)
-            )
-        } else {
-            let raw = Raw::new(stream, Arc::clone(exchanges), self.rules.bounds.header);
-            drive!(
-                hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    // Heads and idle connections have their times before the library hears of them.
-                    .header_read_timeout(None)
-                    .max_buf_size(MAX_BUFFER_BYTES)
-                    .serve_connection(TokioIo::new(raw), service)
-            )
-        }
-    }
-}
-
-/// Counts a connection as open for as long as this lives, however it ends.
-struct Open<'a>(&'a Metrics);
-
-impl<'a> Open<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.connections().inc();
-        Self(metrics)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.connections().dec();
-    }
-}
-
-/// Names and values of an HTTP/2 head, in bytes as RFC 9113 §6.5.2 counts them (hardening C2).
-const MAX_HEAD_BYTES: u32 = 16 << 10;
-/// What the library may buffer: of HTTP/1, the longest head that passes the check, and more of a body at once; of
-/// HTTP/2, what one stream has to send.
-const MAX_BUFFER_BYTES: usize = 64 << 10;
-const _: () = assert!(http::head::MAX_HEAD_BYTES < MAX_BUFFER_BYTES);
-/// Streams at once on one HTTP/2 connection (hardening C8).
-const MAX_STREAMS: u32 = 100;
-/// Reset streams that may wait before the connection is closed (CVE-2023-44487).
-const MAX_RESET_STREAMS: usize = 20;
-/// Body of one stream that may come before anybody reads it: a body is not read before the decision.
-const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-/// The same of all streams of a connection: what a client can make us hold for nothing.
-const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
-/// The smallest that may be set (RFC 9113 §4.2).
-const MAX_FRAME_BYTES: u32 = 16 << 10;
-/// Between pings on a silent HTTP/2 connection, and for their answers.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Long enough for a connection to end, short enough that nobody notices.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -238,6 +238,11 @@ impl NamedFile<'_> {
         self.file.identity()
     }
 
+    /// Its path from the site, as diagnostics show it.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
     /// All of it, at most `cap` bytes.
     pub fn bytes(self, cap: Bytes) -> Result<Vec<u8>, Diagnostic> {
         self.file.read(cap.as_usize()).map_err(|error| unreadable(self.named_by, self.path, &error))

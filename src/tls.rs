@@ -310,6 +310,12 @@ fn offer(
     Ok(Arc::new(config))
 }
 
+/// The last moment of a certificate.
+pub fn expiry(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(instant(parsed.validity.not_after))
+}
+
 /// Certificates of authorities, as DER.
 pub fn read_roots(path: &Path) -> Result<Vec<Vec<u8>>, TlsError> {
     let roots: Result<Vec<Vec<u8>>, _> =

@@ -18,7 +18,7 @@ use super::{Exit, Failure, SiteArg, site::require};
 use crate::{
     id::TenantName,
     sandbox::{CompilerCommand, TABLE_ELEMENTS, posture, probe},
-    server::sandbox_settings,
+    server::{OTHER_DESCRIPTORS, sandbox_settings},
     site::{
         Site,
         config::{Durability, ServerConfig},
@@ -281,9 +281,11 @@ fn mappings(config: &ServerConfig, components: u64) -> Finding {
 
 fn descriptors(config: &ServerConfig, components: u64) -> Finding {
     let need = u64::from(config.server.max_connections) + components + OTHER_DESCRIPTORS;
-    let limit = getrlimit(Resource::Nofile).current;
+    // What it starts with is raised by `serve`.
+    let limit = getrlimit(Resource::Nofile).maximum;
     let told = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
-    let advice = format!("`LimitNOFILE={need}`, or fewer `[server] max-connections`: connections would fail");
+    let advice =
+        format!("`LimitNOFILE={need}`, or fewer `[server] max-connections`: fewer connections are let in");
     Finding::new("open files", format!("{told}, of {need} needed"))
         .must_if(limit.is_some_and(|limit| limit < need), advice)
 }
@@ -307,6 +309,3 @@ fn kernel() -> Finding {
     Finding::new("kernel", format!("{release} {}", std::env::consts::ARCH))
         .should_if(!tested, "of Linux targets the engine is fuzzed without pause on x86_64 alone")
 }
-
-/// Listeners, the site's watch, the log, the ops listener's connections, key sets that are fetched.
-const OTHER_DESCRIPTORS: u64 = 128;

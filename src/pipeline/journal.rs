@@ -69,9 +69,8 @@ struct Notes {
 }
 
 impl Journal {
-    /// Opens the journal of a request. `believed` says whether its peer may say which trace it belongs to.
-    pub fn open<B>(gateway: &Arc<Gateway>, received: &Received<B>, believed: bool) -> Self {
-        let now = Instant::now();
+    /// Opens the journal of a request that has been looked at since `begun`. `believed` says whether its peer may say which trace it belongs to.
+    pub fn open<B>(gateway: &Arc<Gateway>, received: &Received<B>, begun: Instant, believed: bool) -> Self {
         let head = &received.head;
         let length = head.headers.get(http::header::CONTENT_LENGTH);
         let notes = Notes {
@@ -79,9 +78,9 @@ impl Journal {
             tenant_name: received.tenant.clone(),
             function_name: received.function.clone(),
             arrived: head.now,
-            started: now,
+            started: begun,
             stage: Stage::Route,
-            stage_started: now,
+            stage_started: begun,
             client: head.client,
             tls: head.tls,
             method: head.method.clone(),
@@ -178,7 +177,8 @@ impl Journal {
         what(notes);
     }
 
-    /// Records how it ended; only then may the reply go. `refusal` is why there is no reply of a function's.
+    /// Records how it ended; only then may the reply go. `refusal` is why there is no reply of a function's. Where its client
+    /// is gone, status and code are those that say so.
     pub async fn close(
         mut self,
         status: u16,
@@ -186,6 +186,8 @@ impl Journal {
         refusal: Option<&Refusal>,
     ) -> Result<(), AuditError> {
         let Some(notes) = self.take() else { return Ok(()) };
+        let gone = matches!(refusal, Some(Refusal::Event(EventError::ClientGone { .. })));
+        let (status, code) = if gone { CLIENT_GONE } else { (status, code) };
         let reason = refusal.map(Reason::of);
         let gateway = Arc::clone(&self.gateway);
         notes.tell(gateway, status, code, reason).await
@@ -194,6 +196,10 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
+        // Whoever catches a panic tells of it, before it is answered.
+        if std::thread::panicking() {
+            return;
+        }
         let Some(notes) = self.take() else { return };
         let gateway = Arc::clone(&self.gateway);
         // Without a runtime the process is ending, and its connections with it.
@@ -300,6 +306,7 @@ impl Notes {
                 detail: text,
                 // A name that the site does not have is the caller's text, and as many as it likes.
                 tenant: self.tenant.as_ref().map(|tenant| tenant.name.clone()).or(faulty),
+                stage: self.stage,
             };
             let told = gateway.audit().refused_unauthenticated(refusal).await;
             // Beyond the rate at which refusals are recorded one by one, a flood is no trace's affair either.

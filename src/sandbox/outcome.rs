@@ -91,6 +91,9 @@ pub enum Overload {
     /// The queue for CPU threads is full, or this tenant's share of it.
     #[error("the queue for threads is full")]
     Queue,
+    /// The tenant holds as many instances as it leaves to others.
+    #[error("the tenant's share of the instances is in use")]
+    Tenant,
     /// Every slot of the instance pool is taken.
     #[error("every instance is in use")]
     Instances,

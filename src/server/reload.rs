@@ -6,7 +6,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Door, Options, Rules,
-    start::{development, own_pair},
+    start::{components, development, own_pair},
 };
 use crate::{
     pipeline::{Builder, FaultyPlatform, Gateway},
@@ -29,6 +29,8 @@ pub(super) struct Reloader {
     /// Why the files' pair is not in force.
     pub(super) certificate_fault: Option<Diagnostic>,
     pub(super) door: Arc<Door>,
+    /// What connections are judged by.
+    pub(super) admitted: ServerConfig,
     /// What this process was started with.
     pub(super) started: ServerConfig,
     /// What was told to need a restart.
@@ -37,7 +39,7 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// For ever.
+    /// Follows the site for ever.
     pub(super) async fn run(mut self) {
         if let Some(fault) = self.watch.take_fault() {
             warn!(error = %fault, "the site is not watched whole: SIGHUP reads it again");
@@ -117,13 +119,16 @@ impl Reloader {
     /// Puts `[server]` in force for connections to come, and tells what of the settings cannot be while this process runs.
     fn admit(&mut self) {
         let config = &self.site.platform.config;
+        if *config == self.admitted {
+            return;
+        }
         let rules = self.door.rules();
         let offered = match config.tls.strict_sni == rules.strict_sni {
             true => Ok(Arc::clone(&rules.tls)),
             false => tls::server_config(Arc::clone(&self.certificates), config.tls.strict_sni),
         };
         match offered {
-            Ok(offered) => self.door.replace(Rules::new(config, offered)),
+            Ok(offered) => self.door.replace(Rules::new(config, components(&self.site), offered)),
             Err(error) => error!("`[server]` in force stays: {}", with_causes(&error)),
         }
         let given = |name: &&str| match *name {
@@ -137,6 +142,7 @@ impl Reloader {
             warn!(settings = ?held, "needs a restart: `{}`", held.join("`, `"));
         }
         self.held = held;
+        self.admitted = config.clone();
     }
 }
 

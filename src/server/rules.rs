@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::descriptors;
 use crate::site::{config, network::Network};
 
 /// What a connection is judged by from its first byte to its last.
@@ -24,11 +25,11 @@ pub struct Bounds {
     pub connections: usize,
     /// Connections of one client at once; further ones are refused.
     pub connections_per_client: u32,
-    /// Handshakes under way at once; further ones wait, in the time that each has.
+    /// Handshakes that are worked on at once; further ones wait, in the time that each has.
     pub handshakes: usize,
     /// Handshakes of one client under way at once; further ones are refused.
     pub handshakes_per_client: u32,
-    /// Bytes a second that a client must take of a reply once it has kept us waiting.
+    /// Bytes a second that a client must take of its replies once it has kept us waiting.
     pub min_rate: u64,
     /// From the first byte to the end of the TLS handshake.
     pub handshake: Duration,
@@ -43,10 +44,12 @@ pub struct Bounds {
 }
 
 impl Rules {
-    /// As `sandgate.toml` has them.
-    pub fn new(config: &config::ServerConfig, tls: Arc<rustls::ServerConfig>) -> Self {
-        let (bounds, proxies) = (Bounds::of(&config.server), config.server.proxies.clone());
-        Self { bounds, proxies, tls, strict_sni: config.tls.strict_sni }
+    /// As `sandgate.toml` has them, as far as there are files for connections beside those of so many components.
+    pub fn new(config: &config::ServerConfig, components: u64, tls: Arc<rustls::ServerConfig>) -> Self {
+        let server = &config.server;
+        let connections = descriptors::connections(server.max_connections, components);
+        let bounds = Bounds { connections, ..Bounds::of(server) };
+        Self { bounds, proxies: server.proxies.clone(), tls, strict_sni: config.tls.strict_sni }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     authn::{self, KeyFetch},
     event,
     http::health::{self, Mode},
-    pipeline::{Blocks, Builder, FaultyPlatform, Gateway},
+    pipeline::{Blocks, Builder, FaultyPlatform, Gateway, Patience},
     record::{
         self, AuditError, AuditLog, CheckpointKey, Metrics,
         trace::{ExportError, TraceSettings, Traces},
@@ -189,7 +189,10 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         metrics: Arc::clone(&metrics),
         development: options.mode == Mode::Development,
         schemas: event::Schemas::default(),
+        patience: Patience::SERVING,
     };
+    let compiled = watch.trigger();
+    builder.sandbox.when_compiled(move |tenants| compiled.changed(tenants));
     let (builder, site, built) = blocking(move || {
         let built = builder.build(&site, None);
         (builder, site, built)
@@ -220,7 +223,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let listener = bind(listen, "the data plane").await?;
     let ops = bind(ops_listen, "the ops listener").await?;
-    let door = Door::new(Rules::new(&config, tls));
+    let door = Door::new(Rules::new(&config, components(&site), tls));
     let server = Server::new(listener, Arc::clone(&gateway), Arc::clone(&door));
     let failed = |source| StartError::Io { what: "a listener has no address".into(), source };
     let (address, ops_address) = (server.address().map_err(failed)?, ops.local_addr().map_err(failed)?);
@@ -239,16 +242,13 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         certificates,
         certificate_fault: None,
         door: Arc::clone(&door),
+        admitted: config.clone(),
         started: config,
         held: Vec::new(),
         options,
     };
     let helpers = vec![
-        tokio::spawn(async move {
-            if let Err(error) = health::serve(ops, router).await {
-                error!(%error, "the ops listener ended");
-            }
-        }),
+        tokio::spawn(health::serve(ops, router)),
         tokio::spawn(keep_audit(Arc::clone(&gateway))),
         tokio::spawn(blocklist),
         tokio::spawn(reloader.run()),
@@ -274,6 +274,11 @@ pub(super) fn development(options: &Options, site: &Site) -> Result<(), StartErr
     }
     dev::ensure(&options.site, &hosts)?;
     Ok(())
+}
+
+/// How many may be in use at once: each has a file open.
+pub(super) fn components(site: &Site) -> u64 {
+    site.tenants.values().map(|tenant| tenant.functions.len() as u64).sum()
 }
 
 /// Chain and key of the gateway's own name: on a workbench those of `localhost`, whatever it is called elsewhere.

@@ -3,11 +3,7 @@
 //! What is wrong with a host is a fault of its tenant's part, and told as one; but the tenant's other ways in go on, and so
 //! does the host itself on what it had before (hardening B8).
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::{

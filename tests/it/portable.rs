@@ -4,7 +4,11 @@ use std::{fs, path::Path};
 
 use serde_json::json;
 
-use crate::world::{Live, MANIFEST, World};
+use crate::{
+    authority::{Authority, GOOD},
+    hosts::{ACME, VERSIONS, call, certified, toml},
+    world::{Live, MANIFEST, World},
+};
 
 const QUERY: &str = r#"{"type":"object","additionalProperties":false,
     "properties":{"page":{"type":"integer"},"tag":{"type":"array","items":{"type":"string"}}}}"#;
@@ -275,4 +279,32 @@ async fn a_site_may_refuse_the_world() {
     let faults: Vec<String> = world.running.diagnostics.iter().map(|d| d.one_line()).collect();
     assert!(faults.iter().any(|fault| fault.contains("`[sandbox] portable = false`")), "{faults:#?}");
     assert_eq!(world.invoke("acme/count").send().await.summary(), "503 unavailable");
+}
+
+#[tokio::test]
+async fn c07_a_component_is_told_where_it_is_by_configuration_and_never_by_its_caller() {
+    let authority = Authority::new("servers");
+    for (origin, by_path, by_host) in [
+        ("", "localhost", ACME.to_owned()),
+        ("[server]\norigin = \"https://gate.example:8443\"\n", "gate.example:8443", format!("{ACME}:8443")),
+    ] {
+        let world = World::new()
+            .tenant("acme")
+            .component("acme", "anything", &component("anything"))
+            .file("policies/acme/tenant.toml", &toml("acme", &format!("hosts = [\"{ACME}\"]"), ""))
+            .file("sandgate.toml", origin);
+        let live = certified(world, ACME, &authority.server(&[ACME], GOOD)).start().await;
+        // Whoever calls by path may name any host that is no tenant's.
+        let token = live.token("acme").sign();
+        let named = live.client.trusting(&authority.pem).named(ACME);
+        for version in VERSIONS {
+            let told = call(&live.client, version, "evil.example", "/acme/anything", &token).await;
+            assert_eq!((told.summary().as_str(), told.json()["authority"].as_str()), ("200", Some(by_path)));
+            let told = call(&named, version, ACME, "/anything", &token).await;
+            assert_eq!(
+                (told.summary().as_str(), told.json()["authority"].as_str()),
+                ("200", Some(&*by_host))
+            );
+        }
+    }
 }

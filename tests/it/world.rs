@@ -335,6 +335,12 @@ impl Call<'_> {
 }
 
 impl InFlight {
+    /// What is answered while the body does not come.
+    pub(crate) async fn unfinished(self) -> Reply {
+        let Self { body: _held, reply } = self;
+        reply.await.unwrap()
+    }
+
     /// Sends the whole body.
     pub(crate) async fn finish(self, body: impl Into<Bytes>) -> Reply {
         self.body.send(body.into()).unwrap();

@@ -8,7 +8,7 @@ use super::super::{
     world::{CallerInput, EventInput},
     *,
 };
-use crate::site::units::Bytes;
+use crate::{event::Place, site::units::Bytes};
 
 fn guest(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/guests/{name}/{name}.wasm"));
@@ -232,7 +232,8 @@ async fn f12_who_stops_waiting_stops_the_guest_and_frees_its_place() {
         runner_of(&sandbox, "acme", &guest("hostile"), limits(|limits| limits.concurrency = by_function(1)));
     for path in ["spin", "sleep"] {
         let mut usage = Usage::default();
-        let mut call = Box::pin(hostile.run_event(at(path, b""), &mut usage));
+        let place = Place::default();
+        let mut call = Box::pin(hostile.run_event(at(path, b""), &place, &mut usage));
         until_it_runs(&sandbox, &mut call).await;
         drop(call);
         while sandbox.occupancy().0 > 0 {
@@ -253,7 +254,8 @@ async fn f12_guests_that_compute_let_others_run() {
     let sandbox = sandbox_with(|settings| settings.cpu_threads = std::num::NonZeroUsize::MIN);
     let spins = runner_of(&sandbox, "acme", &guest("hostile"), limits(|_| ()));
     let mut usage = Usage::default();
-    let mut endless = Box::pin(spins.run_event(at("spin", b""), &mut usage));
+    let place = Place::default();
+    let mut endless = Box::pin(spins.run_event(at("spin", b""), &place, &mut usage));
     until_it_runs(&sandbox, &mut endless).await;
     // On the one thread there is, beside a guest that never stops.
     assert_eq!(told(&spins, "nap").await.0, Ok("slept".to_owned()));

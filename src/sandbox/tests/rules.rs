@@ -78,7 +78,8 @@ fn f08_the_engine_that_serves_has_no_compiler() {
 /// Starts an invocation that stays in flight until the future is dropped: its first poll uses up its slice and queues it.
 macro_rules! in_flight {
     ($runner:expr, $usage:expr) => {{
-        let mut running = Box::pin($runner.run_event(event(b"{}"), $usage));
+        let place = &*Box::leak(Box::<Place>::default());
+        let mut running = Box::pin($runner.run_event(event(b"{}"), place, $usage));
         tokio::select! {
             biased;
             _ = &mut running => panic!("it loops"),
@@ -121,11 +122,12 @@ async fn f14_without_room_for_heavy_calls_they_are_shed_and_others_served() {
 async fn f14_without_an_instance_a_call_is_shed() {
     let sandbox = sandbox();
     let hello = runner(&sandbox, "acme", HELLO, limits(|_| ()));
-    let taken: Vec<_> = (0..8).map(|_| sandbox.instances.enter()).collect();
-    assert!(taken.iter().all(|entered| *entered) && !sandbox.instances.enter());
+    let others: Vec<_> =
+        (0..8).map(|n| sandbox.instances.share_of(&format!("other-{n}").parse().unwrap())).collect();
+    let taken: Vec<_> = others.iter().map(|share| sandbox.instances.enter(share).unwrap()).collect();
     let result = run(&hello, b"{}").await;
     assert!(matches!(result, Err(SandboxError::Overloaded(Overload::Instances))), "{result:?}");
-    taken.iter().for_each(|_| sandbox.instances.leave());
+    drop(taken);
     assert!(run(&hello, b"{}").await.is_ok());
 }
 
