@@ -16,10 +16,10 @@ mod frames;
 pub mod fuzz;
 mod greet;
 mod pace;
+mod places;
 mod proxy;
 mod raw;
 mod reload;
-mod room;
 mod rules;
 mod start;
 
@@ -32,7 +32,7 @@ use tracing::{info, warn};
 use self::{
     clients::Clients,
     connection::{Connection, Shared},
-    room::Room,
+    places::Places,
 };
 pub use self::{
     descriptors::OTHER_DESCRIPTORS,
@@ -52,16 +52,16 @@ pub struct Server {
 #[derive(Debug)]
 pub struct Door {
     rules: ArcSwap<Rules>,
-    connections: Arc<Room>,
-    handshakes: Arc<Room>,
+    connections: Arc<Places>,
+    handshakes: Arc<Places>,
 }
 
 impl Door {
     /// With these rules.
     pub fn new(rules: Rules) -> Arc<Self> {
         Arc::new(Self {
-            connections: Room::new(rules.bounds.connections),
-            handshakes: Room::new(rules.bounds.handshakes),
+            connections: Places::new(rules.bounds.connections),
+            handshakes: Places::new(rules.bounds.handshakes),
             rules: ArcSwap::from_pointee(rules),
         })
     }

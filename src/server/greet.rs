@@ -6,7 +6,7 @@ use rustls::{ServerConfig, server::Acceptor};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use super::room::Room;
+use super::places::Places;
 use crate::{pipeline::Gateway, tls::Host};
 
 /// A connection whose handshake is done.
@@ -26,7 +26,7 @@ pub(super) async fn greet(
     stream: TcpStream,
     gateway: &Gateway,
     default: &Arc<ServerConfig>,
-    turns: &Arc<Room>,
+    turns: &Arc<Places>,
 ) -> io::Result<Greeted> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let turn = turns.enter().await;

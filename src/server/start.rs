@@ -312,7 +312,9 @@ pub fn sandbox_settings(config: &ServerConfig, data_dir: Option<PathBuf>) -> Set
         // A busy machine gives a compilation a fifth of a core.
         wall: Span(config.sandbox.compile_cpu.0.saturating_mul(5)),
     };
-    Settings { pool, admission, portable: config.sandbox.portable, compile, data_dir, ..Settings::default() }
+    let usual = Settings::default();
+    let memory = config.sandbox.memory.unwrap_or(usual.memory);
+    Settings { pool, admission, portable: config.sandbox.portable, compile, data_dir, memory, ..usual }
 }
 
 /// How remote key sets are fetched by `sandgate.toml`.

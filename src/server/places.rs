@@ -7,19 +7,19 @@ use std::sync::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Places.
+/// Places, and who waits for one.
 ///
 /// Invariant: places that exist are `size` and those that are owed, which nobody gets again once they are free.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Places {
     places: Arc<Semaphore>,
-    /// How many there shall be. Only [`Room::resize`] writes it, and that is called by one reload at a time.
+    /// How many there shall be. Only [`Places::resize`] writes it, and that is called by one reload at a time.
     size: AtomicUsize,
     /// Places taken away while somebody had them.
     owed: AtomicUsize,
 }
 
-impl Room {
+impl Places {
     pub(super) fn new(size: usize) -> Arc<Self> {
         let size = size.min(MOST);
         Arc::new(Self {
@@ -29,10 +29,10 @@ impl Room {
         })
     }
 
-    /// Waits for a place; dropping it frees it. Never `None` while there is a `Room`.
+    /// Waits for a place; dropping it frees it. Never `None` while there is a [`Places`].
     pub(super) async fn enter(self: &Arc<Self>) -> Option<Inside> {
         let permit = Arc::clone(&self.places).acquire_owned().await.ok()?;
-        Some(Inside { permit: Some(permit), room: Arc::clone(self) })
+        Some(Inside { permit: Some(permit), of: Arc::clone(self) })
     }
 
     /// Makes more places, or takes away free ones, and others as soon as they are.
@@ -61,13 +61,13 @@ impl Room {
 #[derive(Debug)]
 pub(super) struct Inside {
     permit: Option<OwnedSemaphorePermit>,
-    room: Arc<Room>,
+    of: Arc<Places>,
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take()
-            && take(&self.room.owed, 1) == 1
+            && take(&self.of.owed, 1) == 1
         {
             permit.forget();
         }
@@ -88,7 +88,7 @@ const _: () = assert!(MOST <= Semaphore::MAX_PERMITS);
 mod tests {
     use super::*;
 
-    async fn enter(room: &Arc<Room>) -> Option<Inside> {
+    async fn enter(room: &Arc<Places>) -> Option<Inside> {
         tokio::select! {
             biased;
             place = room.enter() => place,
@@ -98,7 +98,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_room_grows_at_once_and_shrinks_as_places_become_free() {
-        let room = Room::new(1);
+        let room = Places::new(1);
         let first = enter(&room).await.unwrap();
         assert!(enter(&room).await.is_none());
         room.resize(3);
@@ -129,7 +129,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_room_is_empty_when_the_last_has_gone_though_places_are_owed() {
-        let room = Room::new(2);
+        let room = Places::new(2);
         let (first, second) = (enter(&room).await.unwrap(), enter(&room).await.unwrap());
         room.resize(1);
         let emptied = tokio::spawn({
