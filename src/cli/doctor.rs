@@ -1,5 +1,7 @@
 //! `sandgate doctor`: what is in force on this machine, and what an operator should change.
 
+mod certificates;
+
 use std::{
     fs,
     io::Write,
@@ -14,13 +16,13 @@ use serde::Serialize;
 
 use super::{Exit, Failure, SiteArg, site::require};
 use crate::{
+    id::TenantName,
     sandbox::{CompilerCommand, Probe, ProcessError, TABLE_ELEMENTS, posture, probe, probe_worker_process},
     server::{OTHER_DESCRIPTORS, sandbox_settings},
     site::{
         Site,
         config::{Durability, Isolation, ServerConfig},
     },
-    tls::{self, TlsError},
 };
 
 /// Tell what is in force on this machine, and what to change before serving in earnest
@@ -43,9 +45,21 @@ pub(super) struct Doctor {
 #[derive(Debug, Serialize)]
 struct Finding {
     what: &'static str,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    subject: Option<Subject>,
     found: String,
+    /// When it ends, by RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     change: Option<Change>,
+}
+
+/// Which of several.
+#[derive(Debug, Serialize)]
+struct Subject {
+    tenant: TenantName,
+    name: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -58,7 +72,15 @@ struct Change {
 
 impl Finding {
     fn new(what: &'static str, found: impl Into<String>) -> Self {
-        Self { what, found: found.into(), change: None }
+        Self::about(what, None, found)
+    }
+
+    fn about(what: &'static str, subject: Option<Subject>, found: impl Into<String>) -> Self {
+        Self { what, subject, found: found.into(), until: None, change: None }
+    }
+
+    fn until(self, end: SystemTime) -> Self {
+        Self { until: jiff::Timestamp::try_from(end).ok().map(|end| end.to_string()), ..self }
     }
 
     fn must_if(self, wrong: bool, advice: impl Into<String>) -> Self {
@@ -88,8 +110,12 @@ impl Doctor {
             serde_json::to_writer_pretty(&mut *out, &findings)?;
             writeln!(out)?;
         } else {
-            for Finding { what, found, change } in &findings {
-                writeln!(out, "{what:<18} {found}")?;
+            for Finding { what, subject, found, change, .. } in &findings {
+                write!(out, "{what:<18} ")?;
+                if let Some(Subject { tenant, name }) = subject {
+                    write!(out, "{name} of {tenant}: ")?;
+                }
+                writeln!(out, "{found}")?;
                 if let Some(Change { must, advice }) = change {
                     writeln!(out, "{:<18} {}: {advice}", "", if *must { "MUST CHANGE" } else { "better" })?;
                 }
@@ -102,17 +128,25 @@ impl Doctor {
 fn examine(site: &Site, data: &Path) -> Vec<Finding> {
     let config = &site.platform.config;
     let components = site.tenants.values().map(|tenant| tenant.functions.len() as u64).sum();
-    let mut findings = engine(config);
+    let mut findings: Vec<Finding> = settings(site).into_iter().collect();
+    findings.extend(engine(config));
     findings.extend(compiler());
     findings.extend(workers(site));
-    findings.push(certificate(site));
+    findings.extend(certificates::findings(site, SystemTime::now()));
     findings.push(audit(config));
     findings.push(checkpoints(config));
     findings.push(data_directory(data));
     findings.push(mappings(config, components));
     findings.push(descriptors(config, components));
+    findings.push(connections(config));
     findings.push(kernel());
     findings
+}
+
+/// What all else is told by is what `sandgate.toml` says, or its defaults.
+fn settings(site: &Site) -> Option<Finding> {
+    let advice = "`sandgate check` tells what is wrong; what follows is not all as it was meant";
+    site.platform.is_faulty().then(|| Finding::new("platform part", "faulty").must_if(true, advice))
 }
 
 fn engine(config: &ServerConfig) -> Vec<Finding> {
@@ -126,6 +160,7 @@ fn engine(config: &ServerConfig) -> Vec<Finding> {
         ),
         Finding::new("compiled out", posture.compiled_out.join(", ")),
         Finding::new("proposals on", posture.proposals.join(", ")),
+        Finding::new("proposals off", posture.proposals_off.join(", ")),
         Finding::new("worlds", posture.worlds.join(", ")),
         Finding::new(
             "pool",
@@ -254,25 +289,6 @@ fn confined(
     ]
 }
 
-fn certificate(site: &Site) -> Finding {
-    let path = site.dir.join(&site.platform.config.tls.certificate);
-    let now = SystemTime::now();
-    match tls::valid_until(&path, now) {
-        Ok(end) => {
-            let days = end.duration_since(now).unwrap_or_default().as_secs() / 86_400;
-            let advice = "renew it; the gateway takes a new pair without a restart";
-            Finding::new("certificate", format!("ends in {days} days")).should_if(days < RENEW_DAYS, advice)
-        }
-        Err(TlsError::Expired { .. }) => {
-            Finding::new("certificate", "has ended").must_if(true, "renew it: no client will accept it")
-        }
-        Err(_) => {
-            let advice = format!("`{}` must be a certificate chain in PEM: `serve` needs it", path.display());
-            Finding::new("certificate", "none that can be read").must_if(true, advice)
-        }
-    }
-}
-
 fn audit(config: &ServerConfig) -> Finding {
     match config.audit.durability {
         Durability::Process => Finding::new("records", "written before the reply (survive `kill -9`)")
@@ -328,6 +344,18 @@ fn descriptors(config: &ServerConfig, components: u64) -> Finding {
         .must_if(limit.is_some_and(|limit| limit < need), advice)
 }
 
+fn connections(config: &ServerConfig) -> Finding {
+    let server = &config.server;
+    let found = format!(
+        "{} at once, {} of one client; handshakes {}, {} of one client",
+        server.max_connections,
+        server.max_connections_per_client,
+        server.max_handshakes,
+        server.max_handshakes_per_client
+    );
+    Finding::new("connections", found)
+}
+
 fn kernel() -> Finding {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".to_owned());
     let release = release.trim();
@@ -338,6 +366,3 @@ fn kernel() -> Finding {
 
 /// Of more, only so many are told.
 const MAX_NAMED: usize = 12;
-
-/// A certificate of 90 days is renewed at 30.
-const RENEW_DAYS: u64 = 21;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::Serialize;
+use wasmtime::WasmFeatures;
 
 use super::{
     PoolLimits,
@@ -24,8 +25,10 @@ pub struct Posture {
     pub engine: &'static str,
     /// What of it was left out of the build.
     pub compiled_out: &'static [&'static str],
-    /// Proposals of WebAssembly that a component may use; all others are off.
+    /// Proposals of WebAssembly that a component may use.
     pub proposals: Vec<String>,
+    /// All others that this engine knows: off, at build time or by its settings.
+    pub proposals_off: Vec<String>,
     /// Exports that make a component one that can be served.
     pub worlds: Vec<&'static str>,
     /// Compile processes at once.
@@ -37,13 +40,15 @@ pub fn posture() -> Posture {
     Posture {
         engine: VERSION,
         compiled_out: COMPILED_OUT,
-        proposals: PROPOSALS
-            .iter_names()
-            .map(|(name, _)| name.to_ascii_lowercase().replace('_', "-"))
-            .collect(),
+        proposals: names(PROPOSALS),
+        proposals_off: names(WasmFeatures::all().difference(PROPOSALS)),
         worlds: iter::once(HANDLER).chain(portable::BUILT.then_some(portable::TOLD)).collect(),
         compile_processes: MAX_PROCESSES,
     }
+}
+
+fn names(features: WasmFeatures) -> Vec<String> {
+    features.iter_names().map(|(name, _)| name.to_ascii_lowercase().replace('_', "-")).collect()
 }
 
 /// Starts a compile process that tries what it can reach.

@@ -49,11 +49,11 @@ macro_rules! section {
 }
 
 section! {
-    /// Listeners and connections.
+    /// Listeners and connections. A change holds for connections that are opened from then on.
     Server {
-        /// The data plane. Loopback: nothing outside is served before somebody asks for it.
+        /// The data plane, settled at start. Loopback: nothing outside is served before somebody asks for it.
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8443));
-        /// Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
+        /// Health and metrics, plain HTTP, settled at start. They tell who is served here, so they stay on loopback too.
         ops_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9443));
         /// Where callers find the data plane, such as `https://gate.example`: no Host header is believed about that. DPoP
         /// proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes `https://localhost`
@@ -122,7 +122,8 @@ section! {
         /// Time on the wall of one invocation, 10ms to 30m: it holds a place in the pool that long.
         #[validate(range(min = Span::ms(10), max = Span::secs(1800)))]
         wall: Span = Span::secs(30);
-        /// Memories and tables of one invocation, 64KiB to 4GiB. The pool reserves address space for the ceiling.
+        /// Memories and tables of one invocation, 64KiB to 4GiB. The pool reserves address space for the ceiling at start: what
+        /// is beyond that waits for a restart.
         #[validate(range(min = Bytes::kib(64), max = Bytes::mib(4096)))]
         memory: Bytes = Bytes::mib(128);
         /// Body of one reply, 0B to 64MiB; it is buffered whole.
@@ -165,7 +166,7 @@ section! {
 }
 
 section! {
-    /// The audit chain, under the data directory.
+    /// The audit chain, under the data directory. Settled at start.
     Audit {
         /// "process": written before the reply's first byte, which survives `kill -9`; "machine": synced to disk first,
         /// which survives loss of power and costs a disk's latency.
@@ -183,7 +184,7 @@ section! {
 }
 
 section! {
-    /// Key sets of issuers that are fetched over https.
+    /// Key sets of issuers that are fetched over https. Settled at start.
     Keys {
         /// Whether they may come from loopback, link-local and private addresses. No: whoever can write a URL into
         /// tenant.toml could otherwise make the gate knock at doors inside.
@@ -194,7 +195,7 @@ section! {
 }
 
 section! {
-    /// The pool that instances come from.
+    /// The pool that instances come from, and what makes components of files. Settled at start.
     Sandbox {
         /// Instances at once, 1 to 65536, of which no tenant holds more than it leaves. More requests are told to come again.
         #[validate(range(min = 1, max = 65_536))]
@@ -238,7 +239,7 @@ section! {
 }
 
 section! {
-    /// Caches.
+    /// Caches. Settled at start.
     Cache {
         /// Verified tokens that are kept, over all tenants, 0 to 10000000; some 2 KiB each. What falls out is verified again.
         #[validate(range(max = 10_000_000))]
@@ -316,6 +317,21 @@ impl ServerConfig {
         to
     }
 
+    /// Settings that are settled at start and differ in `next`, by name: what they make cannot be made anew under calls.
+    pub fn held_until_restart(&self, next: &Self) -> Vec<&'static str> {
+        let tables = (toml::Table::try_from(self), toml::Table::try_from(next));
+        let (Ok(here), Ok(there)) = tables else { return SETTLED_AT_START.to_vec() };
+        let differs = |name: &&&str| {
+            let of = |table: &toml::Table| {
+                let (section, key) = name.split_once('.')?;
+                table.get(section)?.get(key).cloned()
+            };
+            of(&here) != of(&there)
+        };
+        let grows = next.limits.memory > self.limits.memory;
+        SETTLED_AT_START.iter().filter(differs).copied().filter(|name| *name != MEMORY || grows).collect()
+    }
+
     /// Files outside the site's own tree on which the platform part depends, as the operator names them.
     pub(super) fn named_files(&self) -> impl Iterator<Item = &Path> {
         [
@@ -329,6 +345,28 @@ impl ServerConfig {
         .map(PathBuf::as_path)
     }
 }
+
+/// What the rest of a process is built on. `limits.memory` is, as far as it grows.
+const SETTLED_AT_START: &[&str] = &[
+    "server.listen",
+    "server.ops-listen",
+    MEMORY,
+    "audit.durability",
+    "audit.segment",
+    "audit.retain",
+    "audit.checkpoint-key",
+    "keys.allow-private",
+    "keys.extra-roots",
+    "sandbox.instances",
+    "sandbox.memory",
+    "sandbox.keep-resident",
+    "sandbox.component",
+    "sandbox.portable",
+    "sandbox.compile-memory",
+    "sandbox.compile-cpu",
+    "cache.tokens",
+];
+const MEMORY: &str = "limits.memory";
 
 fn comment(text: &str, to: &mut String) {
     to.push('#');
@@ -375,15 +413,51 @@ mod tests {
     }
 
     #[test]
+    fn what_is_settled_at_start_is_told_when_it_changes_and_said_where_it_is_printed() {
+        let start = ServerConfig::default();
+        assert_eq!(start.held_until_restart(&start), [""; 0]);
+        let next = "[server]\nlisten = \"127.0.0.1:1\"\nproxies = [\"10.0.0.0/8\"]\nmax-connections = 1\n\
+                    [limits]\nmemory = \"1GiB\"\ncpu = \"2s\"\n[audit]\ncheckpoint-key = \"k\"\n[sandbox]\ninstances = 1\n";
+        let next = read(next).unwrap();
+        let held = ["server.listen", "limits.memory", "audit.checkpoint-key", "sandbox.instances"];
+        assert_eq!(start.held_until_restart(&next), held);
+        let back = ["server.listen", "audit.checkpoint-key", "sandbox.instances"];
+        assert_eq!(next.held_until_restart(&start), back, "a smaller ceiling holds at once");
+
+        // Where a setting is printed, its comment or its section's says the same.
+        let (mut section, mut of_section, mut comments) = (String::new(), String::new(), String::new());
+        let mut said = Vec::new();
+        for line in start.print().lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_end_matches(']').to_owned();
+                of_section = std::mem::take(&mut comments);
+            } else if let Some((key, _)) =
+                line.trim_start_matches("# ").split_once(" =").filter(|(key, _)| !key.contains(' '))
+            {
+                let told = of_section.clone() + &std::mem::take(&mut comments);
+                if told.to_lowercase().contains("settled at start") || told.contains("waits for a restart") {
+                    said.push(format!("{section}.{key}"));
+                }
+            } else {
+                comments.push_str(line);
+            }
+        }
+        said.sort();
+        let mut settled = SETTLED_AT_START.to_vec();
+        settled.sort_unstable();
+        assert_eq!(said, settled);
+    }
+
+    #[test]
     fn all_settings() {
         insta::assert_snapshot!(ServerConfig::default().print(), @r#"
         # All settings as they are in effect. A file with these lines means the same.
 
-        # Listeners and connections.
+        # Listeners and connections. A change holds for connections that are opened from then on.
         [server]
-        # The data plane. Loopback: nothing outside is served before somebody asks for it.
+        # The data plane, settled at start. Loopback: nothing outside is served before somebody asks for it.
         listen = "127.0.0.1:8443"
-        # Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
+        # Health and metrics, plain HTTP, settled at start. They tell who is served here, so they stay on loopback too.
         ops-listen = "127.0.0.1:9443"
         # Where callers find the data plane, such as `https://gate.example`: no Host header is believed about that. DPoP
         # proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes `https://localhost`
@@ -433,7 +507,8 @@ mod tests {
         cpu = "1s"
         # Time on the wall of one invocation, 10ms to 30m: it holds a place in the pool that long.
         wall = "30s"
-        # Memories and tables of one invocation, 64KiB to 4GiB. The pool reserves address space for the ceiling.
+        # Memories and tables of one invocation, 64KiB to 4GiB. The pool reserves address space for the ceiling at start: what
+        # is beyond that waits for a restart.
         memory = "128MiB"
         # Body of one reply, 0B to 64MiB; it is buffered whole.
         response = "8MiB"
@@ -458,7 +533,7 @@ mod tests {
         # Ceiling for `[event] max-bytes` of functions, 1B to 64MiB; a body is held in memory.
         max-bytes = "1MiB"
 
-        # The audit chain, under the data directory.
+        # The audit chain, under the data directory. Settled at start.
         [audit]
         # "process": written before the reply's first byte, which survives `kill -9`; "machine": synced to disk first,
         # which survives loss of power and costs a disk's latency.
@@ -471,7 +546,7 @@ mod tests {
         # chain must not be able to sign it. Without it there are no checkpoints, and `verify` says so.
         # checkpoint-key =
 
-        # Key sets of issuers that are fetched over https.
+        # Key sets of issuers that are fetched over https. Settled at start.
         [keys]
         # Whether they may come from loopback, link-local and private addresses. No: whoever can write a URL into
         # tenant.toml could otherwise make the gate knock at doors inside.
@@ -479,7 +554,7 @@ mod tests {
         # Certificates (PEM) of further authorities that issuers' servers may have theirs from.
         # extra-roots =
 
-        # The pool that instances come from.
+        # The pool that instances come from, and what makes components of files. Settled at start.
         [sandbox]
         # Instances at once, 1 to 65536, of which no tenant holds more than it leaves. More requests are told to come again.
         instances = 512
@@ -511,7 +586,7 @@ mod tests {
         # Processor time of that process, 1s to 1h: such an interpreter takes 10 s.
         compile-cpu = "1m"
 
-        # Caches.
+        # Caches. Settled at start.
         [cache]
         # Verified tokens that are kept, over all tenants, 0 to 10000000; some 2 KiB each. What falls out is verified again.
         tokens = 65536
