@@ -9,6 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use sandgate::server::Running;
 use tokio_rustls::TlsAcceptor;
 
+mod figures;
 mod gate;
 mod load;
 
@@ -18,14 +19,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     if load::has_h2load() {
-        gate::run(measure());
+        figures::run(measure());
     }
 }
 
 async fn measure() {
-    let gate = gate::Gate::start(|options| options).await;
-    let ours = load::Calls::new(&gate, gate.running.address);
-    let bare = load::Calls::new(&gate, bare_echo(&gate.running).await);
+    let gate = gate::Gate::start().await;
+    let ours = load::Calls::new(gate.running.address, &gate.token, std::process::id());
+    let bare = load::Calls::new(bare_echo(&gate.running).await, &gate.token, std::process::id());
     for protocol in load::PROTOCOLS {
         let [bare, ours] = load::in_turn(protocol, [&bare, &ours]).await;
         println!(
