@@ -19,8 +19,15 @@ use crate::gate::Gate;
 pub(crate) struct Envoy {
     /// Where it serves `POST /acme/hello`.
     pub(crate) address: SocketAddr,
-    _process: Child,
+    process: Child,
     _work: tempfile::TempDir,
+}
+
+impl Envoy {
+    /// Its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.process.id().unwrap_or_default()
+    }
 }
 
 /// Starts `$ENVOY`, or `envoy` from the path; none where there is none.
@@ -44,7 +51,7 @@ pub(crate) async fn start(gate: &Gate) -> Option<Envoy> {
         assert!(tries < 100, "Envoy does not listen");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Some(Envoy { address, _process: process, _work: work })
+    Some(Envoy { address, process, _work: work })
 }
 
 fn configuration(site: &Path, work: &Path, address: SocketAddr) -> String {
