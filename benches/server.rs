@@ -8,6 +8,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use sandgate::{
+    event::UnreadBody,
     http::{self, Peer},
     server::Running,
 };
@@ -67,6 +68,8 @@ async fn plain(running: &Running) -> SocketAddr {
                     host: None,
                 };
                 let service = service_fn(|request: hyper::Request<Incoming>| {
+                    let of = if http2 { UnreadBody::of_stream } else { UnreadBody::from };
+                    let request = request.map(of);
                     let answer = Box::pin(http::answer(Arc::clone(&gateway), peer.clone(), request));
                     async move { Ok::<_, Infallible>(answer.await) }
                 });

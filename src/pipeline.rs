@@ -100,10 +100,12 @@ impl Gateway {
         let authorized = function.authorizer.authorize(authenticated)?;
         journal.authorized(authorized.decision());
 
-        let validated = function.events.validate(authorized).await?;
+        // A body may take its time to come, and a guest its own: neither outlasts a block.
+        let caller = Arc::clone(authorized.caller());
+        let reading = function.events.validate(authorized);
+        let validated = self.blocks.unless_stopped(&function.id, &caller, reading).await??;
         journal.validated(validated.event());
 
-        let caller = Arc::clone(validated.caller());
         let running = function.runner.run(validated, &function.replies, journal.usage());
         let outcome = self.blocks.unless_stopped(&function.id, &caller, running).await??;
         journal.ran(outcome.reply().body().len());

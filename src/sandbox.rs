@@ -12,9 +12,11 @@ mod compile;
 mod engine;
 mod evidence;
 mod inspect;
+mod instances;
 mod late;
 mod layout;
 mod limits;
+mod memory;
 mod outcome;
 mod pool;
 mod portable;
@@ -58,11 +60,15 @@ pub use process::{
 pub use run::Runner;
 pub use world::Breach;
 
-use crate::id::{FunctionId, TenantName};
+use crate::{
+    id::{FunctionId, TenantName},
+    site::units::Bytes,
+};
 use compile::Compiler;
 use engine::Ticker;
+use instances::Instances;
+use memory::GuestMemory;
 use pool::CpuPool;
-use run::Gate;
 use world::{CallerInput, EventInput, Reply, SignalInput};
 
 /// How the sandbox is set up.
@@ -80,8 +86,10 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// Threads for guests that compute.
     pub cpu_threads: NonZeroUsize,
-    /// Invocations that may wait for those threads; half of them for one tenant.
+    /// Invocations that may wait for those threads; those of one tenant no more than it leaves room for others.
     pub cpu_queue: usize,
+    /// What all guests have together.
+    pub memory: Bytes,
     /// Whether components of `wasi:http/proxy` are admitted.
     pub portable: bool,
 }
@@ -98,6 +106,7 @@ impl Default for Settings {
             data_dir: None,
             cpu_threads,
             cpu_queue: 32 * cpu_threads.get(),
+            memory: memory::of_the_machine(),
             portable: true,
         }
     }
@@ -109,7 +118,8 @@ pub struct Sandbox {
     cpu: CpuPool,
     #[cfg(feature = "portable")]
     guests: portable::Guests,
-    instances: Gate,
+    instances: Instances,
+    memory: Arc<GuestMemory>,
     _ticker: Ticker,
 }
 
@@ -132,7 +142,8 @@ impl Sandbox {
             cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
             #[cfg(feature = "portable")]
             guests: portable::Guests::new(settings.cpu_threads),
-            instances: Gate::new(settings.pool.instances),
+            instances: Instances::new(settings.pool.instances),
+            memory: GuestMemory::new(settings.memory),
             _ticker: Ticker::start(&engine)?,
             compiler: Compiler::new(engine, artefacts, settings)?,
         }))

@@ -131,11 +131,8 @@ pub enum AdmissionError {
     #[error(transparent)]
     Known(Arc<AdmissionError>),
     /// The file was changed since it was admitted.
-    #[error("`{path}` is no longer the component that was admitted")]
-    Changed {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("the file is no longer the component that was admitted")]
+    Changed,
     /// The component is neither stored nor where it came from.
     #[error("the component is no longer available")]
     Gone {
@@ -185,7 +182,9 @@ impl AdmissionError {
 /// A component that was admitted. Loaded when it is first called.
 pub struct Component {
     digest: Digest,
-    origin: Option<PathBuf>,
+    /// Where its bytes came from, each of several functions' files if these are alike: what becomes of one of them, its tenant's
+    /// alone to say, is nothing to the others.
+    origins: Mutex<Vec<PathBuf>>,
     compiler: Arc<Compiler>,
     loaded: OnceLock<Loaded>,
     /// One thread loads; the others wait for it.
@@ -233,17 +232,29 @@ impl Component {
             };
             if let Some(error) = &source {
                 tracing::warn!(component.digest = %self.digest, error = %error, "a stored artefact was not used");
-                // The next admission compiles; what cannot be removed is refused again.
-                self.compiler.artefacts.iter().for_each(|store| store.discard(&self.digest));
+                // The next admission compiles; what cannot be removed is refused again. What could not even be read may be good:
+                // a moment without a free descriptor is no reason to compile everything anew.
+                if !matches!(error, ArtefactError::Io { .. }) {
+                    self.compiler.artefacts.iter().for_each(|store| store.discard(&self.digest));
+                }
             }
-            let Some(path) = &self.origin else { return Err(AdmissionError::Gone { source }) };
-            let limit = self.compiler.limits.binary_bytes;
-            let bytes = read_bounded(path, limit).map_err(|_| AdmissionError::Gone { source })?;
-            if Digest::of(&bytes) != self.digest {
-                return Err(AdmissionError::Changed { path: path.clone() });
-            }
+            let bytes = self.bytes(source)?;
             self.compiler.compile(None, &self.digest, &bytes)
         })
+    }
+
+    /// Its bytes, from the first file that still has them; `stored` is why its artefact did not serve.
+    fn bytes(&self, stored: Option<ArtefactError>) -> Result<Vec<u8>, AdmissionError> {
+        let origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut refusal = AdmissionError::Gone { source: stored };
+        for path in origins {
+            match read_bounded(&path, self.compiler.limits.binary_bytes) {
+                Ok(bytes) if Digest::of(&bytes) == self.digest => return Ok(bytes),
+                Ok(_) => refusal = AdmissionError::Changed,
+                Err(_) => {}
+            }
+        }
+        Err(refusal)
     }
 
     /// What the store has of it.
@@ -449,6 +460,13 @@ impl Compiler {
     fn known(self: &Arc<Self>, digest: Digest, origin: Option<&Path>) -> Arc<Component> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(component) = known.by_digest.get(&digest).and_then(Weak::upgrade) {
+            let mut origins = component.origins.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(origin) = origin.filter(|origin| !origins.iter().any(|known| known == origin)) {
+                // The newest are those of functions that are still there.
+                origins.insert(0, origin.to_owned());
+                origins.truncate(MAX_ORIGINS);
+            }
+            drop(origins);
             return component;
         }
         if known.by_digest.len() >= known.sweep_at {
@@ -457,7 +475,7 @@ impl Compiler {
         }
         let component = Arc::new(Component {
             digest,
-            origin: origin.map(Path::to_owned),
+            origins: Mutex::new(origin.map(Path::to_owned).into_iter().collect()),
             compiler: Arc::clone(self),
             loaded: OnceLock::new(),
             loading: Mutex::default(),
@@ -528,6 +546,9 @@ fn read_bounded(path: &Path, limit: usize) -> std::io::Result<Vec<u8>> {
     std::fs::File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+/// Files of one component that are remembered.
+const MAX_ORIGINS: usize = 64;
 
 /// How the parser of component text names a file that it does not know.
 const NO_FILE: &str = "--> <anon>:";

@@ -227,7 +227,45 @@ async fn f09_a_stored_component_that_was_changed_is_compiled_anew_or_refused() {
     let changed = admit(&start(), Some(&origin));
     fs::write(&origin, "(component)").unwrap();
     let result = run(&changed, b"{}").await;
-    assert!(matches!(result, Err(SandboxError::Admission(AdmissionError::Changed { .. }))), "{result:?}");
+    assert!(matches!(result, Err(SandboxError::Admission(AdmissionError::Changed))), "{result:?}");
+}
+
+#[tokio::test]
+async fn f09_an_artefact_that_could_not_be_read_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = || sandbox_with(|settings| settings.data_dir = Some(dir.path().to_owned()));
+    start().admit(HELLO.as_bytes(), None).unwrap();
+    let artefacts = dir.path().join("artefacts");
+    let entry = fs::read_dir(&artefacts).unwrap().next().unwrap().unwrap().path();
+    // The system would not: here because a folder is in the way, elsewhere because no descriptor is free.
+    let (aside, sandbox) = (dir.path().join("aside"), start());
+    let hello = runner(&sandbox, "acme", HELLO, limits(|_| ()));
+    fs::rename(&entry, &aside).unwrap();
+    fs::create_dir(&entry).unwrap();
+    let result = run(&hello, b"{}").await;
+    assert!(matches!(result, Err(SandboxError::Admission(AdmissionError::Gone { .. }))), "{result:?}");
+    fs::remove_dir(&entry).unwrap();
+    fs::hard_link(&aside, &entry).unwrap();
+    assert!(run(&hello, b"{}").await.is_ok());
+    assert!(entry.exists());
+}
+
+#[tokio::test]
+async fn what_one_tenant_does_to_its_file_is_nothing_to_another_with_the_same_component() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = || sandbox_with(|settings| settings.data_dir = Some(dir.path().to_owned()));
+    start().admit(HELLO.as_bytes(), None).unwrap();
+    let [theirs, ours] = ["theirs.wat", "ours.wat"].map(|name| dir.path().join(name));
+    for file in [&theirs, &ours] {
+        fs::write(file, HELLO).unwrap();
+    }
+    let sandbox = start();
+    let admitted = |file: &Path| sandbox.admit(HELLO.as_bytes(), Some(file)).unwrap();
+    let (_other, component) = (admitted(&theirs), admitted(&ours));
+    fs::write(&theirs, "(component)").unwrap();
+    fs::remove_dir_all(dir.path().join("artefacts")).unwrap();
+    let hello = sandbox.runner(function("acme"), component, limits(|_| ()));
+    assert!(run(&hello, b"{}").await.is_ok());
 }
 
 #[test]
