@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     authn::{self, Authenticator, DevKeys, Revocations},
-    authz::{Authorizer, KnownNames, Platform, TenantPolicies, run_trials},
+    authz::{Authorizer, KnownNames, Platform, TenantPolicies, run_trials, unreadable_trials},
     event::{BodyBounds, EventRules, ReplyRules, Schemas, Written},
     id::TenantName,
     record::Metrics,
@@ -165,8 +165,12 @@ impl Builder {
         let known = known_names(sources);
         let (policies, told) = TenantPolicies::compile(platform, &sources.name, &sources.policies, &known);
         diagnostics.extend(told);
-        if let (Some(policies), Some(tests)) = (&policies, &sources.tests) {
-            diagnostics.extend(run_trials(policies, &known, tests).diagnostics);
+        match (&policies, &sources.tests) {
+            (Some(policies), Some(tests)) => {
+                diagnostics.extend(run_trials(policies, &known, tests).diagnostics);
+            }
+            (None, Some(tests)) => diagnostics.extend(unreadable_trials(tests)),
+            (_, None) => {}
         }
         if let Some(policies) = &policies {
             for id in policies.uncallable(known.functions.keys()) {
