@@ -26,10 +26,11 @@ fn main() {
 }
 
 async fn measure() {
-    let gate = gate::Gate::start().await;
+    let site = gate::sample();
+    let gate = gate::Gate::start(site.path()).await;
     let ours = load::Calls::new(gate.running.address, &gate.token, std::process::id());
     let bare = load::Calls::new(bare_echo(&gate.running).await, &gate.token, std::process::id());
-    let envoy = envoy::start(&gate).await;
+    let envoy = envoy::start(site.path()).await;
     let envoys = envoy.as_ref().map(|envoy| load::Calls::new(envoy.address, &gate.token, envoy.process()));
     for protocol in load::PROTOCOLS {
         let (bare, ours, theirs) = match &envoys {

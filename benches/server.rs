@@ -29,7 +29,8 @@ fn main() {
 }
 
 async fn measure() {
-    let gate = gate::Gate::start().await;
+    let site = gate::sample();
+    let gate = gate::Gate::start(site.path()).await;
     let ours = load::Calls::new(gate.running.address, &gate.token, std::process::id());
     let plain = load::Calls::new(plain(&gate.running).await, &gate.token, std::process::id());
     for protocol in load::PROTOCOLS {

@@ -13,22 +13,25 @@ pub(crate) struct Gate {
     pub(crate) running: Running,
     /// For `acme/hello`.
     pub(crate) token: String,
-    /// Where the copy is.
-    pub(crate) site: tempfile::TempDir,
+}
+
+/// A copy of the sample site, without what an earlier start left there.
+pub(crate) fn sample() -> tempfile::TempDir {
+    let site = tempfile::tempdir().expect("a folder");
+    for folder in ["policies", "functions"] {
+        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &site.path().join(folder));
+    }
+    site
 }
 
 impl Gate {
     /// Starts one.
-    pub(crate) async fn start() -> Self {
-        let site = tempfile::tempdir().expect("a folder");
-        for folder in ["policies", "functions"] {
-            copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &site.path().join(folder));
-        }
+    pub(crate) async fn start(site: &Path) -> Self {
         sandgate::sandbox::CompilerCommand::set_default(env!("CARGO_BIN_EXE_sandgate"));
-        let options = Options { mode: Mode::Development, ..Options::local(site.path()) };
+        let options = Options { mode: Mode::Development, ..Options::local(site) };
         let running = start(options).await.expect("the sample starts");
-        let token = sandgate::cli::token::mint_sample(site.path()).expect("a token").2;
-        Self { running, token, site }
+        let token = sandgate::cli::token::mint_sample(site).expect("a token").2;
+        Self { running, token }
     }
 }
 
