@@ -329,7 +329,8 @@ impl Inner {
             Err(overload) => return Attempt::failed(SandboxError::Overloaded(overload)),
         };
         let part = self.sandbox.memory.part(&self.share);
-        let run = portable::invoke(pre, name, request, inline, &self.limits, part, deadline, progress).await;
+        let means = portable::Means { inline, part, deadline, progress };
+        let run = portable::invoke(pre, name, request, &self.limits, means).await;
         let portable::Run { result, hits, peak, cpu, dropped } = run;
         Attempt { result, hits, peak, cpu, dropped }
     }

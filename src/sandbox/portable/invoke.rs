@@ -48,17 +48,26 @@ pub(in super::super) struct Run {
     pub(in super::super) dropped: u64,
 }
 
-/// One store, one instance, one request. `name` is the invocation's; `inline` says that the first poll is on an I/O thread.
+/// What an invocation has beside its limits.
+pub(in super::super) struct Means {
+    /// Whether the first poll is on an I/O thread.
+    pub(in super::super) inline: bool,
+    /// Of the memory of all guests.
+    pub(in super::super) part: Part,
+    pub(in super::super) deadline: Instant,
+    /// For whoever waits.
+    pub(in super::super) progress: Arc<Progress>,
+}
+
+/// One store, one instance, one request. `name` is the invocation's.
 pub(in super::super) async fn invoke(
     pre: &ProxyPre<Guest>,
     name: &str,
     request: message::Request,
-    inline: bool,
     limits: &Limits,
-    part: Part,
-    deadline: Instant,
-    progress: Arc<Progress>,
+    means: Means,
 ) -> Run {
+    let Means { inline, part, deadline, progress } = means;
     let polls = Arc::new(Polls::new(inline));
     let held = Held {
         meter: Meter::new(limits.memory.value, inline, part),

@@ -277,12 +277,15 @@ struct Loading {
     outcome: watch::Receiver<Option<Result<Runner, String>>>,
 }
 
+/// One function to be loaded.
+type Load = Box<dyn FnOnce(&Arc<Sandbox>) + Send>;
+
 /// The thread that loads functions while others run.
-struct Loader(mpsc::Sender<Box<dyn FnOnce(&Arc<Sandbox>) + Send>>);
+struct Loader(mpsc::Sender<Load>);
 
 impl Loader {
     fn start(sandbox: Arc<Sandbox>) -> io::Result<Self> {
-        let (give, take) = mpsc::channel::<Box<dyn FnOnce(&Arc<Sandbox>) + Send>>();
+        let (give, take) = mpsc::channel::<Load>();
         thread::Builder::new().name("worker-load".into()).spawn(move || {
             while let Ok(load) = take.recv() {
                 load(&sandbox);
