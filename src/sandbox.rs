@@ -132,6 +132,7 @@ impl Settings {
         let job = worker::Job {
             pool: PoolLimits { instances: self.workers.instances, ..self.pool },
             threads: self.cpu_threads.min(MAX_WORKER_THREADS),
+            memory: self.memory,
             portable: self.portable,
         };
         self.compiler.as_worker(&job)

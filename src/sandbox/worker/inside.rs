@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::Interest,
@@ -39,13 +38,15 @@ use super::{
     outbox::{self, Outbox},
     walls,
 };
-use crate::id::FunctionId;
+use crate::{id::FunctionId, site::units::Bytes};
 
 /// What a worker is told when it is started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in super::super) struct Job {
     pub(in super::super) pool: PoolLimits,
     pub(in super::super) threads: NonZeroUsize,
+    /// What all of its guests have together.
+    pub(in super::super) memory: Bytes,
     pub(in super::super) portable: bool,
 }
 
@@ -55,6 +56,7 @@ impl Job {
             pool: self.pool,
             cpu_threads: self.threads,
             cpu_queue: CALLS_PER_THREAD * self.threads.get(),
+            memory: self.memory,
             portable: self.portable,
             ..Settings::default()
         }
@@ -75,7 +77,8 @@ pub fn serve_worker(job: &str) -> io::Result<()> {
 /// The whole of `sandgate worker --probe`: confines itself, and tells as JSON what it could do all the same.
 pub fn probe_worker(walls: Walls, output: &mut dyn io::Write) -> io::Result<()> {
     walls::no_inherited_descriptors()?;
-    let job = Job { pool: PoolLimits::default(), threads: NonZeroUsize::MIN, portable: true };
+    let memory = Settings::default().memory;
+    let job = Job { pool: PoolLimits::default(), threads: NonZeroUsize::MIN, memory, portable: true };
     let (_desk, confinement) = confined(&job, walls)?;
     let probe = Probe { confinement, attempts: confine::try_all() };
     Ok(serde_json::to_writer(output, &probe)?)
@@ -136,7 +139,8 @@ impl Desk {
 pub(in super::super) fn serve_here(socket: StdUnixStream) {
     socket.set_nonblocking(true).unwrap();
     let pool = PoolLimits { instances: 8, ..PoolLimits::default() };
-    let job = Job { pool, threads: NonZeroUsize::new(2).unwrap(), portable: true };
+    let memory = Settings::default().memory;
+    let job = Job { pool, threads: NonZeroUsize::new(2).unwrap(), memory, portable: true };
     let sandbox = Sandbox::start(&job.settings()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     Desk { runtime, loader: Loader::start(sandbox).unwrap() }.serve(socket).ok();
@@ -186,7 +190,7 @@ impl Worker {
     fn heed(
         self: &Arc<Self>,
         head: &Head,
-        body: Bytes,
+        body: bytes::Bytes,
         descriptors: &mut VecDeque<OwnedFd>,
     ) -> Result<(), Garbled> {
         match head.kind {

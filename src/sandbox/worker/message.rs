@@ -162,6 +162,7 @@ enum Failure {
     Contract(Breach),
     Queue,
     Instances,
+    Crowded,
     Load(String),
     Internal(String),
 }
@@ -176,6 +177,7 @@ impl Failure {
             SandboxError::ResponseTooLarge(_) => Self::Response,
             SandboxError::ContractBroken(breach) => Self::Contract(breach.clone()),
             SandboxError::Overloaded(Overload::Instances | Overload::Tenant) => Self::Instances,
+            SandboxError::Overloaded(Overload::Memory) => Self::Crowded,
             SandboxError::Overloaded(_) => Self::Queue,
             SandboxError::Admission(error) => Self::Load(error.to_string()),
             SandboxError::Internal { message } => Self::Internal(message.clone()),
@@ -200,6 +202,7 @@ impl Failure {
             Self::Contract(breach) => breach.into(),
             Self::Queue => SandboxError::Overloaded(Overload::Queue),
             Self::Instances => SandboxError::Overloaded(Overload::Instances),
+            Self::Crowded => SandboxError::Overloaded(Overload::Memory),
             Self::Load(reason) => AdmissionError::Invalid { reason: printable(&reason) }.into(),
             Self::Internal(message) => {
                 SandboxError::internal(format!("in a worker: {}", printable(&message)))
