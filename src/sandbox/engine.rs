@@ -110,9 +110,8 @@ impl Default for PoolLimits {
             max_memory_bytes: 64 << 20,
             // An interpreter of Python takes 405 KiB, whose fourteen modules share functions by tables.
             instance_metadata_bytes: 512 << 10,
-            // What an interpreter of a scripting language writes for a small call. What was not written is not kept; 256 MiB are if
-            // every instance wrote as much.
-            memory_keep_resident_bytes: 2 << 20,
+            // What a function that renders or parses a document writes, and 32 MiB if every instance kept as much.
+            memory_keep_resident_bytes: 256 << 10,
             table_keep_resident_bytes: 16 << 10,
             unused_warm_slots: 64,
             // Nothing is left to give back in batches, so a batch would only hold slots back.

@@ -205,10 +205,10 @@ section! {
         #[validate(range(min = Bytes::mib(64), max = Bytes::mib(16 << 20)))]
         memory: Option<Bytes> = None;
         /// Memory that a slot of the pool keeps after use, 0B to 16MiB, of what its guest wrote: clearing a few pages is
-        /// cheaper than giving them back to the kernel and faulting them in again. An interpreter of a scripting
-        /// language writes 2 MiB for a small call; a kernel before 6.7 cannot tell what was written, and 64 KiB are kept.
+        /// cheaper than giving them back to the kernel and faulting them in again. Python writes 2 MiB for a small call.
+        /// A kernel before 6.7 cannot tell what was written, and at most 64 KiB are kept.
         #[validate(range(max = Bytes::mib(16)))]
-        keep_resident: Bytes = Bytes::mib(2);
+        keep_resident: Bytes = Bytes::kib(256);
         /// Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
         #[validate(range(min = Bytes::kib(1), max = Bytes::mib(256)))]
         component: Bytes = Bytes::mib(32);
@@ -570,9 +570,9 @@ mod tests {
         # quarters of what the machine has, or the gateway's control group: beyond that the kernel would end the gateway.
         # memory =
         # Memory that a slot of the pool keeps after use, 0B to 16MiB, of what its guest wrote: clearing a few pages is
-        # cheaper than giving them back to the kernel and faulting them in again. An interpreter of a scripting
-        # language writes 2 MiB for a small call; a kernel before 6.7 cannot tell what was written, and 64 KiB are kept.
-        keep-resident = "2MiB"
+        # cheaper than giving them back to the kernel and faulting them in again. Python writes 2 MiB for a small call.
+        # A kernel before 6.7 cannot tell what was written, and at most 64 KiB are kept.
+        keep-resident = "256KiB"
         # Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
         component = "32MiB"
         # Whether components of `wasi:http/proxy` 0.2 are served. They reach no more than others, but more of the engine
