@@ -3,7 +3,6 @@
 #![expect(clippy::indexing_slicing, reason = "keys of known shape; a bench that panics says so")]
 
 use std::{
-    net::Ipv4Addr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -121,18 +120,7 @@ fn received(token: &str, proof: Option<&str>) -> Received<()> {
         request_id: RequestId::new(0, 0),
         tenant: "acme".parse().expect("a name"),
         function: "echo".parse().expect("a name"),
-        head: Head {
-            method: Method::POST,
-            rest: None,
-            query: None,
-            headers,
-            client: Ipv4Addr::LOCALHOST.into(),
-            tls: "1.3",
-            client_certificate: None,
-            host: None,
-            path: "/acme/echo".to_owned(),
-            now: SystemTime::now(),
-        },
+        head: Head { headers, ..Head::new(Method::POST, "/acme/echo") },
         body: (),
     }
 }

@@ -1,6 +1,7 @@
 //! All five steps over TLS, beside a bare axum + rustls echo: requests a second on the same cores, in one run.
 //!
-//! `cargo bench --bench end_to_end` needs `h2load` (Debian: nghttp2-client).
+//! `cargo bench --bench end_to_end` needs `h2load` (Debian: nghttp2-client). Where there is an Envoy (`$ENVOY`, or on the path) it
+//! takes its turn too.
 
 use std::net::SocketAddr;
 
@@ -9,6 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use sandgate::server::Running;
 use tokio_rustls::TlsAcceptor;
 
+mod envoy;
 mod figures;
 mod gate;
 mod load;
@@ -25,10 +27,23 @@ fn main() {
 
 async fn measure() {
     let gate = gate::Gate::start().await;
-    let ours = load::Calls::new(gate.running.address, &gate.token, std::process::id());
-    let bare = load::Calls::new(bare_echo(&gate.running).await, &gate.token, std::process::id());
+    let token = gate.token();
+    let calls = |address| load::Calls::new(address, &token, std::process::id());
+    let ours = calls(gate.running.address);
+    let bare = calls(bare_echo(&gate.running).await);
+    let envoy = envoy::start(&gate).await;
+    let envoys = envoy.as_ref().map(|envoy| calls(envoy.address));
     for protocol in load::PROTOCOLS {
-        let [bare, ours] = load::in_turn(protocol, [&bare, &ours]).await;
+        let (bare, ours, theirs) = match &envoys {
+            Some(envoys) => {
+                let [bare, ours, theirs] = load::in_turn(protocol, [&bare, &ours, envoys]).await;
+                (bare, ours, Some(theirs))
+            }
+            None => {
+                let [bare, ours] = load::in_turn(protocol, [&bare, &ours]).await;
+                (bare, ours, None)
+            }
+        };
         println!(
             "{protocol:26} bare echo {:6.0} req/s {:5.1} µs   sandgate {:6.0} req/s {:5.1} µs   ratio {:.2}",
             bare.rate,
@@ -37,6 +52,14 @@ async fn measure() {
             ours.cpu_us,
             ours.rate / bare.rate
         );
+        if let Some(theirs) = theirs {
+            println!(
+                "{:26} Envoy, without a function, {:6.0} req/s   sandgate to it {:.2}",
+                "",
+                theirs.rate,
+                ours.rate / theirs.rate
+            );
+        }
     }
 }
 

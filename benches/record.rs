@@ -72,6 +72,7 @@ fn refusal(n: u64) -> Refusal {
         reason: "expired",
         detail: None,
         tenant: None,
+        stage: Stage::Authenticate,
     }
 }
 

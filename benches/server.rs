@@ -8,6 +8,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use sandgate::{
+    event::UnreadBody,
     http::{self, Peer},
     server::Running,
 };
@@ -29,8 +30,9 @@ fn main() {
 
 async fn measure() {
     let gate = gate::Gate::start().await;
-    let ours = load::Calls::new(gate.running.address, &gate.token, std::process::id());
-    let plain = load::Calls::new(plain(&gate.running).await, &gate.token, std::process::id());
+    let token = gate.token();
+    let calls = |address| load::Calls::new(address, &token, std::process::id());
+    let (ours, plain) = (calls(gate.running.address), calls(plain(&gate.running).await));
     for protocol in load::PROTOCOLS {
         let [plain, ours] = load::in_turn(protocol, [&plain, &ours]).await;
         println!(
@@ -68,6 +70,8 @@ async fn plain(running: &Running) -> SocketAddr {
                     host: None,
                 };
                 let service = service_fn(|request: hyper::Request<Incoming>| {
+                    let of = if http2 { UnreadBody::of_stream } else { UnreadBody::from };
+                    let request = request.map(of);
                     let answer = Box::pin(http::answer(Arc::clone(&gateway), peer.clone(), request));
                     async move { Ok::<_, Infallible>(answer.await) }
                 });

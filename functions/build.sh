@@ -12,8 +12,9 @@
 # know nothing of Sandgate. What is downloaded is kept in target/guests, or in
 # $SANDGATE_GUEST_TOOLS. Versions are pinned but for Debian's compiler, which is noted.
 #
-# `guests/javascript` and `guests/python` are built when named: with their interpreters they have 13 and 19 MB, so they are not
-# committed, and tests that need them are skipped where they were not built.
+# `globex/triage`, `guests/javascript` and `guests/python` are built when named: with their interpreters they have 13 to 19 MB,
+# so they are not committed, and tests that need them are skipped where they were not built. A sample's `function.toml` is then
+# a link to its `manifest.toml`, laid when the component is there: the site has the function from then on.
 set -euo pipefail
 
 readonly ALL=(acme/invoice acme/render globex/calendar guests/anything guests/count guests/hostile)
@@ -41,10 +42,9 @@ main() {
     esac
     core=$out/${function#*/}.core.wasm
     component=$out/${function#*/}.wasm
-    case "$function" in
-      guests/javascript) build_javascript; continue ;;
-      guests/python) build_python; continue ;;
-    esac
+    if [ -f train.py ]; then python3 train.py --check; fi
+    if [ -f app.js ]; then build_javascript; keep_uncommitted; continue; fi
+    if [ -f app.py ]; then build_python; keep_uncommitted; continue; fi
     if [ -f Cargo.toml ]; then build_rust; else build_c; fi
     componentize
     if [ $check = yes ]; then compare || failed=1; else keep; fi
@@ -73,23 +73,25 @@ build_c() {
   by="zig $ZIG, binaryen $BINARYEN, jco $JCO"
 }
 
-# Fetch events stay; what is left out is what the gateway has nothing for.
+# Fetch events stay; what is left out is what the gateway has nothing for. A model goes in front of its program.
 build_javascript() {
   find_npm
   [ -d "$tools/js/node_modules" ] || npm install --silent --no-save --no-package-lock --prefix "$tools/js" \
     "@bytecodealliance/componentize-js@$COMPONENTIZE_JS" >/dev/null
   proxy_wit 0.2.10
-  (cd "$tools/js" && node --input-type=module - "$OLDPWD" "$out/wit-0.2.10" <<'EOF'
+  (cd "$tools/js" && node --input-type=module - "$OLDPWD" "$out/wit-0.2.10" "$component" <<'EOF'
 import { componentize } from '@bytecodealliance/componentize-js';
-import { readFileSync, writeFileSync } from 'node:fs';
-const [folder, witPath] = process.argv.slice(2);
-const { component } = await componentize(readFileSync(`${folder}/app.js`, 'utf8'), {
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+const [folder, witPath, to] = process.argv.slice(2);
+const read = (name) => readFileSync(`${folder}/${name}`, 'utf8');
+const model = existsSync(`${folder}/model.json`) ? `const MODEL = ${read('model.json')};` : '';
+const { component } = await componentize(model + read('app.js'), {
   sourceName: 'app.js', witPath, worldName: 'function', disableFeatures: ['random', 'stdio', 'http'],
 });
-writeFileSync(`${folder}/javascript.wasm`, component);
+writeFileSync(to, component);
 EOF
   )
-  echo "$function: $(stat -c %s javascript.wasm) bytes by componentize-js $COMPONENTIZE_JS"
+  by="componentize-js $COMPONENTIZE_JS"
 }
 
 build_python() {
@@ -98,8 +100,8 @@ build_python() {
   "$tools/python/bin/pip" install --quiet --disable-pip-version-check componentize-py==$COMPONENTIZE_PY
   proxy_wit 0.2.12
   "$tools/python/bin/componentize-py" --quiet --wit-path "$out/wit-0.2.12" --world function componentize app \
-    --output python.wasm
-  echo "$function: $(stat -c %s python.wasm) bytes by componentize-py $COMPONENTIZE_PY"
+    --output "$component"
+  by="componentize-py $COMPONENTIZE_PY"
 }
 
 # The world `wasi:http/proxy` without `outgoing-handler`, for tools that read a folder of WIT.
@@ -218,6 +220,15 @@ keep() {
   cp "$component" "$name.wasm"
   { echo "# $by"; sources | xargs sha256sum; sha256sum "$name.wasm"; } > SOURCES.sha256
   echo "$function: $(stat -c %s "$name.wasm") bytes"
+}
+
+# The component whole and at once, since a gateway may be watching; then the manifest, which makes a function of it.
+keep_uncommitted() {
+  [ $check = no ] || { echo "$function: builds; not compared, since its component is not committed"; return; }
+  local name=${function#*/}
+  mv "$component" "$name.wasm"
+  [ ! -f manifest.toml ] || ln -sf manifest.toml function.toml
+  echo "$function: $(stat -c %s "$name.wasm") bytes by $by"
 }
 
 compare() {

@@ -61,7 +61,7 @@ use http::header::AUTHORIZATION;
 use jsonwebtoken::errors::ErrorKind;
 use serde::de::IgnoredAny;
 
-pub use binding::CertificateThumbprint;
+pub use binding::{CertificateThumbprint, ClientCertificate};
 pub use caller::Caller;
 pub use dpop::{MAX_PROOF_BYTES, ProofError};
 pub use error::{AuthnError, Check};

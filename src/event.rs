@@ -10,6 +10,7 @@
 //! event's text is parsed here and not again).
 
 mod author;
+mod caching;
 mod cloudevents;
 mod content;
 pub mod corpus;
@@ -23,6 +24,7 @@ pub mod json;
 mod locate;
 mod media;
 mod number;
+mod place;
 mod plan;
 mod query;
 mod read;
@@ -39,6 +41,7 @@ mod tests;
 pub use error::{EventError, Malformed, Part, Reason, Violation};
 pub use injection::{Mode as InjectionMode, Signal, SignalKind};
 pub use json::JsonLimits;
+pub use place::Place;
 pub use read::UnreadBody;
 pub use reply::{CheckedReply, RawReply, ReplyError, ReplyRules};
 pub use rules::{BodyBounds, Event, EventRules, Validated, Written};

@@ -10,12 +10,17 @@ pub mod openapi;
 pub mod problem;
 pub mod route;
 
-use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, task::Poll, time::SystemTime};
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::Poll,
+    time::{Instant, SystemTime},
+};
 
 use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tracing::error;
 
 use self::{
@@ -24,11 +29,11 @@ use self::{
     route::{Route, RouteError},
 };
 use crate::{
-    authn::{CertificateThumbprint, Head, Received},
+    authn::{ClientCertificate, Head, Received},
     event::UnreadBody,
     id::{RequestId, TenantName},
     pipeline::{Gateway, Journal, Refusal},
-    record,
+    record::{self, Stage},
     sandbox::Outcome,
     site::host::HostName,
     tls::Host,
@@ -44,7 +49,7 @@ pub struct Peer {
     /// Whether it may say which trace its requests belong to: it is itself one of the listed proxies.
     pub listed: bool,
     /// Its certificate, where it was asked for one and has proven to own it.
-    pub certificate: Option<CertificateThumbprint>,
+    pub certificate: Option<ClientCertificate>,
     /// The name that it opened the connection for, in lower case (SNI).
     pub server_name: Option<Arc<str>>,
     /// The tenant's host of that name, as it was then.
@@ -76,28 +81,60 @@ pub fn refuse(gateway: &Gateway, version: Version, bad: BadHead) -> Response<Ful
     response
 }
 
+/// Answers a request that there is no room for, and reads nothing of it.
+pub async fn shed(gateway: &Gateway, peer: &Peer, version: Version) -> Response<Full<Bytes>> {
+    let now = SystemTime::now();
+    let request_id = gateway.next_request_id(now);
+    let shed = Astray {
+        code: Code::Overloaded,
+        reason: "requests",
+        detail: "more requests are under way than there is room for".to_owned(),
+    };
+    let tenant = peer.host.as_ref().map(|host| host.tenant().clone());
+    let mut response = shed.refuse(gateway, request_id, now, peer.client, tenant).await;
+    headers::finish(response.headers_mut(), request_id);
+    if version < Version::HTTP_2 {
+        close_after(&mut response);
+    }
+    response
+}
+
 /// Answers one request, and never leaves one unanswered: a panic below becomes a 500 (hardening F29).
-pub async fn answer(gateway: Arc<Gateway>, peer: Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub async fn answer(
+    gateway: Arc<Gateway>,
+    peer: Peer,
+    request: Request<UnreadBody>,
+) -> Response<Full<Bytes>> {
     // HTTP/2 has no raw head: what its frames say is judged once the library has put it together.
     if request.version() == Version::HTTP_2
         && let Err(bad) = head::check_http2(&request)
     {
         return refuse(&gateway, Version::HTTP_2, bad);
     }
+    let http1 = request.version() < Version::HTTP_2;
     // Only its chunks tell where a chunked body ends, and nothing after them is looked for (hardening C3).
-    let last =
-        request.version() < Version::HTTP_2 && request.headers().contains_key(header::TRANSFER_ENCODING);
+    let last = http1 && request.headers().contains_key(header::TRANSFER_ENCODING);
+    let asks = http1 && request.headers().contains_key(header::EXPECT);
     let now = SystemTime::now();
     let request_id = gateway.next_request_id(now);
+    let client = peer.client;
     let mut response = match catch_panic(reply(&gateway, peer, request, request_id, now)).await {
         Some(response) => response,
+        // One of the five steps is caught within; this is a panic of what is around them.
         None => {
             error!(request.id = %request_id, "a request ended in a panic");
-            Problem::plain(Code::Internal).response(request_id)
+            let astray = Astray {
+                code: Code::Internal,
+                reason: "panic",
+                detail: "a panic outside of the stages".to_owned(),
+            };
+            astray.refuse(&gateway, request_id, now, client, None).await
         }
     };
     headers::finish(response.headers_mut(), request_id);
-    if last {
+    // Who waits for a word before the body and is refused may send it all the same, or another request in its place: a
+    // proxy that reuses the connection would have that one's beginning read as the body (RFC 9110 §10.1.1).
+    if last || asks && !response.status().is_success() {
         close_after(&mut response);
     }
     response
@@ -112,31 +149,18 @@ fn close_after(response: &mut Response<Full<Bytes>>) {
 async fn reply(
     gateway: &Arc<Gateway>,
     peer: Peer,
-    request: Request<Incoming>,
+    request: Request<UnreadBody>,
     request_id: RequestId,
     now: SystemTime,
 ) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
-    let http2 = parts.version == Version::HTTP_2;
-    let body = if http2 { UnreadBody::of_stream(body) } else { UnreadBody::from(body) };
+    let begun = Instant::now();
     let (host, route) = match find(gateway, &peer, &parts) {
         Ok(found) => found,
         Err(astray) => {
-            let problem = Problem::plain(astray.code);
-            let refusal = record::Refusal {
-                request_id,
-                trace_id: None,
-                time: now,
-                client: peer.client,
-                status: problem.code.status().as_u16(),
-                code: problem.code.as_str(),
-                reason: astray.reason,
-                detail: Some(astray.detail),
-                tenant: peer.host.as_ref().map(|host| host.tenant().clone()),
-            };
-            gateway.metrics().refused(problem.code.as_str());
-            gateway.audit().refused_unauthenticated(refusal).await;
-            return problem.response(request_id);
+            gateway.metrics().stage(Stage::Route, begun.elapsed());
+            let tenant = peer.host.as_ref().map(|host| host.tenant().clone());
+            return astray.refuse(gateway, request_id, now, peer.client, tenant).await;
         }
     };
     let origin = listed_origin(gateway, &route.tenant, &parts.headers);
@@ -164,9 +188,9 @@ async fn reply(
         },
         body,
     };
-    let mut journal = Journal::open(gateway, &received, peer.listed);
+    let mut journal = Journal::open(gateway, &received, begun, peer.listed);
     let (trace_id, trace_response) = (journal.trace_id(), journal.trace_response());
-    let result = gateway.invoke(received, &mut journal).await;
+    let result = catch_panic(gateway.invoke(received, &mut journal)).await.unwrap_or(Err(Refusal::Panicked));
     let nonce = journal.take_nonce();
     let (response, told) = match result {
         Ok(outcome) => {
@@ -203,11 +227,40 @@ async fn reply(
     response
 }
 
-/// A request that names nothing here.
+/// A request that never came to a tenant's gate.
 struct Astray {
     code: Code,
     reason: &'static str,
     detail: String,
+}
+
+impl Astray {
+    /// Counted, recorded and answered, in this order.
+    async fn refuse(
+        self,
+        gateway: &Gateway,
+        request_id: RequestId,
+        time: SystemTime,
+        client: IpAddr,
+        tenant: Option<TenantName>,
+    ) -> Response<Full<Bytes>> {
+        let problem = Problem::plain(self.code);
+        let refusal = record::Refusal {
+            request_id,
+            trace_id: None,
+            time,
+            client,
+            status: problem.code.status().as_u16(),
+            code: problem.code.as_str(),
+            reason: self.reason,
+            detail: Some(self.detail),
+            tenant,
+            stage: Stage::Route,
+        };
+        gateway.metrics().refused(problem.code.as_str());
+        gateway.audit().refused_unauthenticated(refusal).await;
+        problem.response(request_id)
+    }
 }
 
 /// The tenant's host that a request is for, if it is for one, and what it names there.

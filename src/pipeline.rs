@@ -1,6 +1,7 @@
 //! The life of an invocation, in order. Each step takes the evidence of the step before by value, and only that step
 //! can make it: leaving one out is a type error (INVARIANT Evidence).
 
+mod admitting;
 mod block;
 mod build;
 mod journal;
@@ -20,6 +21,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 pub use self::{
+    admitting::Patience,
     block::{Blocks, difference},
     build::{Builder, FaultyPlatform, known_names},
     journal::Journal,
@@ -98,10 +100,12 @@ impl Gateway {
         let authorized = function.authorizer.authorize(authenticated)?;
         journal.authorized(authorized.decision());
 
-        let validated = function.events.validate(authorized).await?;
+        // A body may take its time to come, and a guest its own: neither outlasts a block.
+        let caller = Arc::clone(authorized.caller());
+        let reading = function.events.validate(authorized);
+        let validated = self.blocks.unless_stopped(&function.id, &caller, reading).await??;
         journal.validated(validated.event());
 
-        let caller = Arc::clone(validated.caller());
         let running = function.runner.run(validated, &function.replies, journal.usage());
         let outcome = self.blocks.unless_stopped(&function.id, &caller, running).await??;
         journal.ran(outcome.reply().body().len());
@@ -173,6 +177,7 @@ impl Gateway {
         self.metrics.audit(self.audit.stats());
         let (in_use, size) = self.sandbox.occupancy();
         self.metrics.pool(in_use.into(), size.into());
+        self.metrics.compiling(self.sandbox.compiling());
         self.metrics.encode()
     }
 

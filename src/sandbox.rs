@@ -12,15 +12,20 @@ mod compile;
 mod engine;
 mod evidence;
 mod inspect;
+mod instances;
+mod late;
 mod layout;
 mod limits;
+mod memory;
 mod outcome;
 mod pool;
 mod portable;
 mod posture;
 mod process;
+mod refusals;
 mod run;
 mod sealed;
+mod turns;
 mod watch;
 mod world;
 
@@ -28,15 +33,17 @@ mod world;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::Instant,
 };
 
 pub use artefact::{ArtefactError, ArtefactStore, Digest};
-pub use compile::{AdmissionError, AdmissionLimits, Component};
+pub use compile::{AdmissionError, AdmissionLimits, Compiling, Component};
 pub use engine::PoolLimits;
 pub use evidence::Outcome;
 pub use inspect::{Inspection, World, inspect};
@@ -53,11 +60,15 @@ pub use process::{
 pub use run::Runner;
 pub use world::Breach;
 
-use crate::id::FunctionId;
+use crate::{
+    id::{FunctionId, TenantName},
+    site::units::Bytes,
+};
 use compile::Compiler;
 use engine::Ticker;
+use instances::Instances;
+use memory::GuestMemory;
 use pool::CpuPool;
-use run::Gate;
 use world::{CallerInput, EventInput, Reply, SignalInput};
 
 /// How the sandbox is set up.
@@ -75,8 +86,10 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// Threads for guests that compute.
     pub cpu_threads: NonZeroUsize,
-    /// Invocations that may wait for those threads; half of them for one tenant.
+    /// Invocations that may wait for those threads; those of one tenant no more than it leaves room for others.
     pub cpu_queue: usize,
+    /// What all guests have together.
+    pub memory: Bytes,
     /// Whether components of `wasi:http/proxy` are admitted.
     pub portable: bool,
 }
@@ -93,6 +106,7 @@ impl Default for Settings {
             data_dir: None,
             cpu_threads,
             cpu_queue: 32 * cpu_threads.get(),
+            memory: memory::of_the_machine(),
             portable: true,
         }
     }
@@ -104,7 +118,8 @@ pub struct Sandbox {
     cpu: CpuPool,
     #[cfg(feature = "portable")]
     guests: portable::Guests,
-    instances: Gate,
+    instances: Instances,
+    memory: Arc<GuestMemory>,
     _ticker: Ticker,
 }
 
@@ -127,7 +142,8 @@ impl Sandbox {
             cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
             #[cfg(feature = "portable")]
             guests: portable::Guests::new(settings.cpu_threads),
-            instances: Gate::new(settings.pool.instances),
+            instances: Instances::new(settings.pool.instances),
+            memory: GuestMemory::new(settings.memory),
             _ticker: Ticker::start(&engine)?,
             compiler: Compiler::new(engine, artefacts, settings)?,
         }))
@@ -139,6 +155,28 @@ impl Sandbox {
     /// can be read again should the artefact store lose what it has.
     pub fn admit(&self, bytes: &[u8], origin: Option<&Path>) -> Result<Arc<Component>, AdmissionError> {
         self.compiler.admit(bytes, origin)
+    }
+
+    /// As [`Self::admit`] for a tenant, in its turn, and waits no longer than until then:
+    /// [`AdmissionError::is_under_way`] tells that compiling goes on.
+    pub fn admit_by(
+        &self,
+        tenant: &TenantName,
+        bytes: Vec<u8>,
+        origin: Option<&Path>,
+        until: Instant,
+    ) -> Result<Arc<Component>, AdmissionError> {
+        self.compiler.admit_by(tenant, bytes, origin, until)
+    }
+
+    /// Whom to tell of tenants whose compilations have ended after nobody waited for them any more; the first holds.
+    pub fn when_compiled(&self, tell: impl Fn(BTreeSet<TenantName>) + Send + Sync + 'static) {
+        self.compiler.when_compiled(tell);
+    }
+
+    /// How compiling goes.
+    pub fn compiling(&self) -> Compiling {
+        self.compiler.compiling()
     }
 
     /// Instances that run now, and how many can.

@@ -6,7 +6,11 @@
 
 mod alarm;
 mod blocklist;
+mod budgets;
 mod clients;
+mod connection;
+mod cut;
+mod descriptors;
 mod exchange;
 mod frames;
 pub mod fuzz;
@@ -14,43 +18,25 @@ mod greet;
 mod pace;
 mod proxy;
 mod raw;
+mod reload;
 mod start;
 
-use std::{
-    convert::Infallible,
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ProtocolVersion;
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    net::TcpListener,
+    sync::{Semaphore, watch},
     time::timeout,
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+pub use self::descriptors::OTHER_DESCRIPTORS;
 pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
 use self::{
-    clients::{Clients, Full, Place},
-    exchange::{Exchanges, Late, ReplyBody},
-    frames::{Flood, Frames},
-    greet::{Greeted, greet},
-    pace::Paced,
-    proxy::ProxyError,
-    raw::Raw,
+    clients::{Clients, PerClient},
+    connection::Connection,
 };
-use crate::{
-    authn::CertificateThumbprint,
-    http::{self, Peer},
-    pipeline::Gateway,
-    record::Metrics,
-    site::network::Network,
-};
+use crate::{pipeline::Gateway, site::network::Network};
 
 /// Bounds of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -59,11 +45,11 @@ pub struct Bounds {
     pub connections: usize,
     /// Connections of one client at once; further ones are refused.
     pub connections_per_client: u32,
-    /// Handshakes under way at once; further ones wait, in the time that each has.
+    /// Handshakes that are worked on at once; further ones wait, in the time that each has.
     pub handshakes: usize,
     /// Handshakes of one client under way at once; further ones are refused.
     pub handshakes_per_client: u32,
-    /// Bytes a second that a client must take of a reply once it has kept us waiting.
+    /// Bytes a second that a client must take of its replies once it has kept us waiting.
     pub min_rate: u64,
     /// From the first byte to the end of the TLS handshake.
     pub handshake: Duration,
@@ -141,7 +127,13 @@ impl Server {
             bounds: self.bounds,
             shutdown: shutdown.clone(),
             proxies: self.proxies,
-            clients: Clients::new(self.bounds.connections_per_client, self.bounds.handshakes_per_client),
+            clients: Clients::new(
+                u32::try_from(self.bounds.connections).unwrap_or(u32::MAX),
+                PerClient {
+                    connections: self.bounds.connections_per_client,
+                    handshakes: self.bounds.handshakes_per_client,
+                },
+            ),
             handshakes: Semaphore::new(self.bounds.handshakes.min(Semaphore::MAX_PERMITS)),
         });
         loop {
@@ -175,218 +167,5 @@ impl Server {
     }
 }
 
-/// What every connection shares.
-struct Connection {
-    tls: Arc<rustls::ServerConfig>,
-    gateway: Arc<Gateway>,
-    bounds: Bounds,
-    shutdown: Shutdown,
-    proxies: Vec<Network>,
-    clients: Arc<Clients>,
-    handshakes: Semaphore,
-}
-
-/// Why a connection ends before its first request.
-#[derive(Debug, thiserror::Error)]
-enum NotAdmitted {
-    #[error("a listed proxy did not say who its client is")]
-    Proxy(#[from] ProxyError),
-    #[error(transparent)]
-    Full(#[from] Full),
-    #[error("the TLS handshake failed")]
-    Tls(#[source] io::Error),
-}
-
-impl NotAdmitted {
-    /// The word under which it is counted.
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Proxy(_) => "proxy_header",
-            Self::Full(Full::Connections) => "client_connections",
-            Self::Full(Full::Handshakes) => "client_handshakes",
-            Self::Tls(_) => "handshake",
-        }
-    }
-}
-
-impl Connection {
-    async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) {
-        // Replies are written whole: waiting for more to send only delays them.
-        let _ = stream.set_nodelay(true);
-        let _open = Open::new(self.gateway.metrics());
-        match timeout(self.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
-            Ok(Ok((greeted, client, place))) => {
-                if let Err(error) = self.speak(greeted, client).await {
-                    debug!(%error, %client, "connection ended early");
-                }
-                drop(place);
-            }
-            Ok(Err(error)) => {
-                self.gateway.metrics().turned_away(error.kind());
-                debug!(error = &error as &dyn std::error::Error, peer = %address.ip(), "connection refused");
-            }
-            Err(_) => {
-                self.gateway.metrics().turned_away("handshake_slow");
-                debug!(peer = %address.ip(), "TLS handshake took too long");
-            }
-        }
-        drop(permit);
-    }
-
-    /// Who the client is, a place for it, and its handshake, in this order: each costs more than the one before.
-    async fn admit(
-        &self,
-        mut stream: TcpStream,
-        peer: IpAddr,
-    ) -> Result<(Greeted, IpAddr, Place), NotAdmitted> {
-        let client = if self.proxies.iter().any(|network| network.contains(peer)) {
-            proxy::client(&mut stream).await?.unwrap_or(peer)
-        } else {
-            peer
-        };
-        let mut place = self.clients.connect(client)?;
-        let turn = self.handshakes.acquire().await;
-        let greeted = greet(stream, &self.gateway, &self.tls).await.map_err(NotAdmitted::Tls)?;
-        drop(turn);
-        place.shaken();
-        Ok((greeted, client, place))
-    }
-
-    async fn speak(&self, greeted: Greeted, client: IpAddr) -> hyper::Result<()> {
-        let exchanges = Exchanges::new();
-        let ended = self.drive(greeted, client, &exchanges).await;
-        match exchanges.flood() {
-            None => {}
-            Some(Flood::Slow) => self.gateway.metrics().unparsed(Flood::Slow.kind()),
-            Some(flood) => {
-                self.gateway.metrics().turned_away(flood.kind());
-                info!(client.address = %client, "a connection was cut: {flood}");
-            }
-        }
-        ended
-    }
-
-    async fn drive(&self, greeted: Greeted, client: IpAddr, exchanges: &Arc<Exchanges>) -> hyper::Result<()> {
-        let Greeted { stream, server_name, host } = greeted;
-        let (_, session) = stream.get_ref();
-        let tls = match session.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "1.3",
-            _ => "1.2",
-        };
-        let http2 = session.alpn_protocol() == Some(b"h2");
-        let leaf = session.peer_certificates().and_then(<[_]>::first);
-        let certificate = leaf.map(|der| CertificateThumbprint::of(der));
-        // What a listed proxy passes on is its client's; only what it sends in its own name is believed.
-        let listed = self.proxies.iter().any(|network| network.contains(client));
-        let peer = Peer { client, tls, listed, certificate, server_name, host };
-        let stream = Paced::new(stream, self.bounds.min_rate);
-        let service = service_fn(|request: hyper::Request<Incoming>| {
-            let (gateway, peer) = (Arc::clone(&self.gateway), peer.clone());
-            let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
-            let exchange = exchanges.begin();
-            async move {
-                let reply = match verdict {
-                    // Boxed: a connection has room for its request's state for as long as it is open, and this is most of it.
-                    Ok(()) => Box::pin(http::answer(gateway, peer, request)).await,
-                    Err(bad) => http::refuse(&gateway, request.version(), bad),
-                };
-                Ok::<_, Infallible>(reply.map(|body| ReplyBody::new(body, exchange)))
-            }
-        });
-        // The two kinds of connection share their ways but not a type.
-        macro_rules! drive {
-            ($connection:expr) => {{
-                let mut connection = std::pin::pin!($connection);
-                let idle = tokio::select! {
-                    biased;
-                    ended = &mut connection => return ended,
-                    late = exchanges.late(self.bounds.idle, self.bounds.request) => match late {
-                        Late::Idle => true,
-                        Late::Overdue => {
-                            self.gateway.metrics().turned_away("overdue");
-                            debug!(%client, "a request had no whole reply in time: the connection is cut");
-                            return Ok(());
-                        }
-                    },
-                    () = self.shutdown.begun() => false,
-                };
-                // What is under way may finish; nothing new begins.
-                connection.as_mut().graceful_shutdown();
-                if idle {
-                    // A client of HTTP/2 is asked to go, and need not answer.
-                    match timeout(self.bounds.header, &mut connection).await {
-                        Ok(ended) => return ended,
-                        Err(_) if exchanges.is_quiet() => return Ok(()),
-                        Err(_) => {}
-                    }
-                }
-                timeout(self.bounds.request, connection).await.unwrap_or(Ok(()))
-            }};
-        }
-        if http2 {
-            let frames = Frames::new(stream, Arc::clone(exchanges), self.bounds.header);
-            drive!(
-                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                    .timer(TokioTimer::new())
-                    .max_concurrent_streams(MAX_STREAMS)
-                    .max_header_list_size(MAX_HEAD_BYTES)
-                    .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
-                    .max_local_error_reset_streams(MAX_RESET_STREAMS)
-                    .keep_alive_interval(Some(KEEP_ALIVE))
-                    .keep_alive_timeout(KEEP_ALIVE)
-                    .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                    .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                    .max_frame_size(MAX_FRAME_BYTES)
-                    .max_send_buf_size(MAX_BUFFER_BYTES)
-                    .serve_connection(TokioIo::new(frames), service)
-            )
-        } else {
-            let raw = Raw::new(stream, Arc::clone(exchanges), self.bounds.header);
-            drive!(
-                hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    // Heads and idle connections have their times before the library hears of them.
-                    .header_read_timeout(None)
-                    .max_buf_size(MAX_BUFFER_BYTES)
-                    .serve_connection(TokioIo::new(raw), service)
-            )
-        }
-    }
-}
-
-/// Counts a connection as open for as long as this lives, however it ends.
-struct Open<'a>(&'a Metrics);
-
-impl<'a> Open<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.connections().inc();
-        Self(metrics)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.connections().dec();
-    }
-}
-
-/// Names and values of an HTTP/2 head, in bytes as RFC 9113 §6.5.2 counts them (hardening C2).
-const MAX_HEAD_BYTES: u32 = 16 << 10;
-/// What the library may buffer: of HTTP/1, the longest head that passes the check, and more of a body at once; of
-/// HTTP/2, what one stream has to send.
-const MAX_BUFFER_BYTES: usize = 64 << 10;
-const _: () = assert!(http::head::MAX_HEAD_BYTES < MAX_BUFFER_BYTES);
-/// Streams at once on one HTTP/2 connection (hardening C8).
-const MAX_STREAMS: u32 = 100;
-/// Reset streams that may wait before the connection is closed (CVE-2023-44487).
-const MAX_RESET_STREAMS: usize = 20;
-/// Body of one stream that may come before anybody reads it: a body is not read before the decision.
-const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-/// The same of all streams of a connection: what a client can make us hold for nothing.
-const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
-/// The smallest that may be set (RFC 9113 §4.2).
-const MAX_FRAME_BYTES: u32 = 16 << 10;
-/// Between pings on a silent HTTP/2 connection, and for their answers.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Long enough for a connection to end, short enough that nobody notices.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

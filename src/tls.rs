@@ -263,6 +263,12 @@ pub fn valid_until(certificate: &Path, now: SystemTime) -> Result<SystemTime, Tl
     validity(certificate, &read_chain(certificate)?, now)
 }
 
+/// The last moment of a certificate.
+pub fn expiry(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(instant(parsed.validity.not_after))
+}
+
 /// Certificates of authorities, as DER.
 pub fn read_roots(path: &Path) -> Result<Vec<Vec<u8>>, TlsError> {
     let roots: Result<Vec<Vec<u8>>, _> =

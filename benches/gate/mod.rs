@@ -11,9 +11,8 @@ use sandgate::{
 pub(crate) struct Gate {
     /// What serves.
     pub(crate) running: Running,
-    /// For `acme/hello`.
-    pub(crate) token: String,
-    _site: tempfile::TempDir,
+    /// Where the copy is.
+    pub(crate) site: tempfile::TempDir,
 }
 
 impl Gate {
@@ -25,9 +24,12 @@ impl Gate {
         }
         sandgate::sandbox::CompilerCommand::set_default(env!("CARGO_BIN_EXE_sandgate"));
         let options = Options { mode: Mode::Development, ..Options::local(site.path()) };
-        let running = start(options).await.expect("the sample starts");
-        let token = sandgate::cli::token::mint_sample(site.path()).expect("a token").2;
-        Self { running, token, _site: site }
+        Self { running: start(options).await.expect("the sample starts"), site }
+    }
+
+    /// For `acme/hello`.
+    pub(crate) fn token(&self) -> String {
+        sandgate::cli::token::mint_sample(self.site.path()).expect("a token").2
     }
 }
 

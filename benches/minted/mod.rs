@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    net::Ipv4Addr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -77,18 +76,7 @@ impl Minted {
             request_id: RequestId::new(0, 0),
             tenant: tenant(),
             function: name(),
-            head: Head {
-                method: Method::POST,
-                rest: None,
-                query: None,
-                headers,
-                client: Ipv4Addr::LOCALHOST.into(),
-                tls: "1.3",
-                client_certificate: None,
-                host: None,
-                path: "/acme/bench".to_owned(),
-                now: SystemTime::now(),
-            },
+            head: Head { headers, ..Head::new(Method::POST, "/acme/bench") },
             body: UnreadBody::of(body.clone()),
         };
         let authenticated = self.authenticator.authenticate(received).await.expect("a caller");

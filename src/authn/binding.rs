@@ -8,7 +8,7 @@
 //!
 //! Everything else is refused: a binding that nobody checks would be one that its author believes in.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -74,6 +74,15 @@ impl fmt::Debug for CertificateThumbprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CertificateThumbprint({self})")
     }
+}
+
+/// The client certificate of one connection, whose owner the handshake has proven.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientCertificate {
+    /// What tokens call it.
+    pub thumbprint: CertificateThumbprint,
+    /// Its last moment: the handshake looked at it once, and a connection may last longer.
+    pub expires: SystemTime,
 }
 
 /// The SHA-256 of a sender's public key (RFC 7638): what `jkt` names.
@@ -161,14 +170,18 @@ impl Demand<'_> {
     pub(super) fn meet(
         &self,
         scheme: Scheme,
-        certificate: Option<&CertificateThumbprint>,
+        certificate: Option<&ClientCertificate>,
+        now: SystemTime,
     ) -> Result<(), AuthnError> {
         match (self, scheme) {
             (Self::Proof(..), Scheme::Dpop) | (Self::Nothing, Scheme::Bearer) => Ok(()),
             (Self::Proof(..), Scheme::Bearer) => Err(AuthnError::BoundAsBearer),
             (Self::Nothing | Self::Certificate(_), Scheme::Dpop) => Err(AuthnError::UnboundAsDpop),
             (Self::Certificate(bound), Scheme::Bearer) => match certificate {
-                Some(certificate) if certificate.is(bound) => Ok(()),
+                Some(certificate) if certificate.thumbprint.is(bound) => match now <= certificate.expires {
+                    true => Ok(()),
+                    false => Err(AuthnError::Certificate { has: "an expired one" }),
+                },
                 Some(_) => Err(AuthnError::Certificate { has: "another" }),
                 None => Err(AuthnError::Certificate { has: "none" }),
             },
@@ -187,7 +200,7 @@ impl Authenticator {
         head: &Head,
     ) -> Result<Option<String>, AuthnError> {
         let demand = self.demand(verified)?;
-        demand.meet(scheme, head.client_certificate.as_ref())?;
+        demand.meet(scheme, head.client_certificate.as_ref(), head.now)?;
         let Demand::Proof(key, ledger) = demand else { return Ok(None) };
         let origin = self.origin().ok_or(ProofError::NoOrigin)?;
         // Which host it is, the handshake and the head agree upon: this is no word of the head's alone.

@@ -164,7 +164,7 @@ pub enum AuthnError {
     /// RFC 8705 §3: the connection is not the one of the certificate's owner.
     #[error("the token is bound to a client certificate, and the connection has {has}")]
     Certificate {
-        /// `none` or `another`.
+        /// `none`, `another` or `an expired one`.
         has: &'static str,
     },
     /// The proof of possession is not one.

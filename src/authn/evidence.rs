@@ -1,10 +1,15 @@
 //! What goes into this stage and what comes out of it.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use http::{HeaderMap, Method};
 
-use super::{Caller, CertificateThumbprint};
+use super::{Caller, ClientCertificate};
 use crate::{
     id::{FunctionId, FunctionName, RequestId, TenantName},
     site::host::HostName,
@@ -39,14 +44,33 @@ pub struct Head {
     pub client: IpAddr,
     /// Version of TLS: `1.3` or `1.2`.
     pub tls: &'static str,
-    /// The client certificate of this very connection, whose owner the handshake has proven.
-    pub client_certificate: Option<CertificateThumbprint>,
+    /// The client certificate of this very connection.
+    pub client_certificate: Option<ClientCertificate>,
     /// The tenant's own host by whose name the request came; `None`: by path.
     pub host: Option<HostName>,
     /// The path as received.
     pub path: String,
     /// When the request arrived.
     pub now: SystemTime,
+}
+
+impl Head {
+    /// A request of this method for this path and no more, as if sent now from this machine over TLS 1.3: for those who have no
+    /// connection that it could have come from.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self {
+            method,
+            rest: None,
+            query: None,
+            headers: HeaderMap::new(),
+            client: Ipv4Addr::LOCALHOST.into(),
+            tls: "1.3",
+            client_certificate: None,
+            host: None,
+            path: path.into(),
+            now: SystemTime::now(),
+        }
+    }
 }
 
 /// Without headers and query, which may hold credentials (A22).

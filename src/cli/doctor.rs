@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{Exit, Failure, SiteArg, site::require};
 use crate::{
     sandbox::{CompilerCommand, TABLE_ELEMENTS, posture, probe},
-    server::sandbox_settings,
+    server::{OTHER_DESCRIPTORS, sandbox_settings},
     site::{
         Site,
         config::{Durability, ServerConfig},
@@ -265,9 +265,11 @@ fn mappings(config: &ServerConfig, components: u64) -> Finding {
 
 fn descriptors(config: &ServerConfig, components: u64) -> Finding {
     let need = u64::from(config.server.max_connections) + components + OTHER_DESCRIPTORS;
-    let limit = getrlimit(Resource::Nofile).current;
+    // What it starts with is raised by `serve`.
+    let limit = getrlimit(Resource::Nofile).maximum;
     let told = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
-    let advice = format!("`LimitNOFILE={need}`, or fewer `[server] max-connections`: connections would fail");
+    let advice =
+        format!("`LimitNOFILE={need}`, or fewer `[server] max-connections`: fewer connections are let in");
     Finding::new("open files", format!("{told}, of {need} needed"))
         .must_if(limit.is_some_and(|limit| limit < need), advice)
 }
@@ -282,6 +284,3 @@ fn kernel() -> Finding {
 
 /// A certificate of 90 days is renewed at 30.
 const RENEW_DAYS: u64 = 21;
-
-/// Listeners, the site's watch, the log, the ops listener's connections, key sets that are fetched.
-const OTHER_DESCRIPTORS: u64 = 128;

@@ -8,7 +8,7 @@ use crate::{
     authz::{KnownNames, Platform, TenantPolicies},
     event,
     id::TenantName,
-    pipeline::{Builder, FaultyPlatform, Revision, known_names},
+    pipeline::{Builder, FaultyPlatform, Patience, Revision, known_names},
     record::Metrics,
     sandbox::Sandbox,
     server::{key_fetch, sandbox_settings, token_cache_bytes},
@@ -36,6 +36,7 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, Failure> {
         metrics: Arc::new(Metrics::new()),
         development: true,
         schemas: event::Schemas::default(),
+        patience: Patience::WHOLE,
     };
     // What the site is called where nothing else is said: as `dev` would serve it.
     builder.shared.listens_at(config.server.listen.port());
@@ -73,8 +74,7 @@ pub(super) fn load_policies(dir: &Path) -> Result<Policies, Failure> {
     if let Some(platform) = platform {
         for sources in site.tenants.values() {
             diagnostics.extend(sources.diagnostics.iter().cloned());
-            let Some(raw) = &sources.raw else { continue };
-            let known = known_names(sources, raw);
+            let known = known_names(sources);
             let (policies, told) =
                 TenantPolicies::compile(&platform, &sources.name, &sources.policies, &known);
             diagnostics.extend(told);

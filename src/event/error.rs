@@ -51,7 +51,14 @@ pub enum EventError {
         /// The time it had.
         after: Duration,
     },
-    /// The connection failed while the body was read.
+    /// The client reset the stream, or its connection ended, before the body did: nobody waits for an answer.
+    #[error("the client went away before its body was whole")]
+    ClientGone {
+        /// What the transport says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The body breaks its framing.
     #[error("the body could not be read to its end")]
     BodyLost {
         /// What the transport says.

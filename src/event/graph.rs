@@ -4,11 +4,14 @@
 //! a cycle among them never ends, nesting eats the stack, and branches that recurse multiply at every level of the
 //! value. So each is bounded here, before a validator is built.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::{error::push_segment, sanitize::Op};
+use super::sanitize::Op;
+
+mod cost;
+mod read;
 
 /// Something wrong with a schema, by JSON pointer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,14 +72,7 @@ pub(crate) struct Graph<'s> {
 impl<'s> Graph<'s> {
     /// Reads a schema; `depth` is how deeply values may nest.
     pub(crate) fn of(schema: &'s Value, depth: u32) -> (Self, Vec<Finding>) {
-        let mut reader = Reader::default();
-        reader.subschema(schema, String::new());
-        reader.link();
-        // Properties first: what is additional to them is then known.
-        for node in &mut reader.nodes {
-            node.steps.sort_by_key(|(step, _)| !matches!(step, Step::Property(_)));
-        }
-        let Reader { nodes, mut findings, .. } = reader;
+        let (nodes, mut findings) = read::nodes(schema);
         let graph = Self { nodes };
         if findings.is_empty() {
             match graph.in_order() {
@@ -105,110 +101,6 @@ impl<'s> Graph<'s> {
     /// Whether the subschema has a property of that name itself.
     fn names(&self, at: usize, name: &str) -> bool {
         self.nodes.get(at).and_then(|n| n.schema.get("properties")).is_some_and(|p| p.get(name).is_some())
-    }
-
-    /// The nodes ordered so that each comes after those it leads to on the same value; or one of a cycle.
-    fn in_order(&self) -> Result<Vec<usize>, usize> {
-        let mut waits: Vec<usize> = vec![0; self.nodes.len()];
-        let mut leads_here: Vec<Vec<usize>> = vec![Vec::new(); self.nodes.len()];
-        for (from, node) in self.nodes.iter().enumerate() {
-            for (step, to) in &node.steps {
-                if step.stays() {
-                    if let Some(count) = waits.get_mut(from) {
-                        *count += 1;
-                    }
-                    if let Some(sources) = leads_here.get_mut(*to) {
-                        sources.push(from);
-                    }
-                }
-            }
-        }
-        let mut order: Vec<usize> = (0..self.nodes.len()).filter(|at| waits.get(*at) == Some(&0)).collect();
-        let mut next = 0;
-        while let Some(done) = order.get(next).copied() {
-            next += 1;
-            for from in leads_here.get(done).into_iter().flatten() {
-                if let Some(count) = waits.get_mut(*from) {
-                    *count -= 1;
-                    if *count == 0 {
-                        order.push(*from);
-                    }
-                }
-            }
-        }
-        match waits.iter().position(|count| *count > 0) {
-            Some(at) => Err(at),
-            None => Ok(order),
-        }
-    }
-
-    /// Bounds nesting on one value, and how many subschemas can apply along one path into a value.
-    fn measure(&self, order: &[usize], depth: u32, findings: &mut Vec<Finding>) {
-        let mut nesting: Vec<usize> = vec![1; self.nodes.len()];
-        for at in order {
-            let deepest = self.steps(*at).iter().filter(|(step, _)| step.stays());
-            let deepest = deepest.filter_map(|(_, to)| nesting.get(*to)).max().copied().unwrap_or(0) + 1;
-            if let Some(own) = nesting.get_mut(*at) {
-                *own = deepest;
-            }
-        }
-        if let Some(at) = nesting.iter().position(|n| *n > MAX_NESTING) {
-            findings.push(self.fault(
-                at,
-                format!("more than {MAX_NESTING} subschemas nest here on one value"),
-                "flatten `allOf`, `anyOf`, `oneOf` and chains of `$ref`",
-            ));
-            return;
-        }
-        match self.applications(order, depth) {
-            Some(count) if count <= MAX_APPLICATIONS => {}
-            _ => findings.push(self.fault(
-                0,
-                format!("more than {MAX_APPLICATIONS} subschemas may apply along one path of an event"),
-                "recurse in one branch of `anyOf` and `oneOf` only, choose by `if` and `then`, or lower `max-depth`",
-            )),
-        }
-    }
-
-    /// Upper bound of subschemas applied along the worst path of that depth; none if even counting is too long.
-    ///
-    /// `F(s, d) = A(s) + max over members m of Σ F(c, d − 1)`, where `A(s)` counts the subschemas on one value and the
-    /// sum is over all subschemas that these put on the member `m`.
-    fn applications(&self, order: &[usize], depth: u32) -> Option<u64> {
-        let mut budget = MAX_COUNTING;
-        let mut below: Vec<u64> = vec![0; self.nodes.len()];
-        for _ in 0..=depth {
-            // For every node: subschemas on this value; on members by name; on any other member; on items.
-            let mut all: Vec<Reach<'s>> = (0..self.nodes.len()).map(|_| Reach::default()).collect();
-            for at in order {
-                let mut reach = Reach { here: 1, ..Reach::default() };
-                for (step, to) in self.steps(*at) {
-                    budget = budget.checked_sub(1)?;
-                    let weight = below.get(*to).copied().unwrap_or(0);
-                    match step {
-                        Step::Property(name) => reach.add_named(name, weight),
-                        Step::Items | Step::SomeItems => reach.items = reach.items.saturating_add(weight),
-                        Step::Additional => reach.add_others(weight, |name| !self.names(*at, name)),
-                        Step::Members => reach.add_others(weight, |_| true),
-                        Step::Ref | Step::Combine | Step::Ask => {
-                            if let Some(other) = all.get(*to) {
-                                budget = budget.checked_sub(other.named.len() + reach.named.len())?;
-                                reach.merge(other);
-                            }
-                        }
-                    }
-                }
-                if let Some(own) = all.get_mut(*at) {
-                    *own = reach;
-                }
-            }
-            let now: Vec<u64> = all.iter().map(Reach::worst).collect();
-            if now == below {
-                break;
-            }
-            below = now;
-        }
-        below.first().copied()
     }
 
     /// `x-sanitize` that a value may meet by another way than `properties`, `items` and `$ref`: it would not hold there.
@@ -268,239 +160,6 @@ impl<'s> Graph<'s> {
     }
 }
 
-/// Weights of what one node puts on its value and on what is in it.
-#[derive(Debug, Default)]
-struct Reach<'s> {
-    here: u64,
-    /// By name, the weight of `others` included.
-    named: BTreeMap<&'s str, u64>,
-    others: u64,
-    items: u64,
-}
-
-impl<'s> Reach<'s> {
-    fn add_named(&mut self, name: &'s str, weight: u64) {
-        let others = self.others;
-        let own = self.named.entry(name).or_insert(others);
-        *own = own.saturating_add(weight);
-    }
-
-    fn add_others(&mut self, weight: u64, applies: impl Fn(&str) -> bool) {
-        self.others = self.others.saturating_add(weight);
-        for (name, own) in &mut self.named {
-            if applies(name) {
-                *own = own.saturating_add(weight);
-            }
-        }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.here = self.here.saturating_add(other.here);
-        self.items = self.items.saturating_add(other.items);
-        let before = self.others;
-        for (name, own) in &mut self.named {
-            *own = own.saturating_add(other.named.get(name).copied().unwrap_or(other.others));
-        }
-        for (name, weight) in &other.named {
-            self.named.entry(name).or_insert_with(|| before.saturating_add(*weight));
-        }
-        self.others = before.saturating_add(other.others);
-    }
-
-    fn worst(&self) -> u64 {
-        let inside = self.named.values().copied().max().unwrap_or(0).max(self.others).max(self.items);
-        self.here.saturating_add(inside)
-    }
-}
-
-/// Collects nodes, then the targets of `$ref`.
-#[derive(Default)]
-struct Reader<'s> {
-    nodes: Vec<Node<'s>>,
-    findings: Vec<Finding>,
-    by_pointer: HashMap<String, usize>,
-    anchors: HashMap<&'s str, usize>,
-    refs: Vec<(usize, &'s str)>,
-    patterns: usize,
-}
-
-impl<'s> Reader<'s> {
-    fn fault(&mut self, pointer: &str, message: impl Into<String>, hint: &str) {
-        self.findings.push(Finding {
-            pointer: pointer.to_owned(),
-            message: message.into(),
-            hint: (!hint.is_empty()).then(|| hint.to_owned()),
-            is_fault: true,
-        });
-    }
-
-    /// The stack is bounded by the depth of the schema's own text.
-    fn subschema(&mut self, schema: &'s Value, pointer: String) -> usize {
-        let at = self.nodes.len();
-        self.by_pointer.insert(pointer.clone(), at);
-        self.nodes.push(Node { pointer: pointer.clone(), schema, steps: Vec::new(), ops: Vec::new() });
-        if let Value::Object(keywords) = schema {
-            for (keyword, value) in keywords {
-                let mut below = pointer.clone();
-                push_segment(&mut below, keyword);
-                self.keyword(at, keyword, value, below);
-            }
-            self.sanitize(at, keywords, &pointer);
-        }
-        at
-    }
-
-    fn keyword(&mut self, at: usize, keyword: &'s str, value: &'s Value, pointer: String) {
-        match keyword {
-            "allOf" | "anyOf" | "oneOf" => self.each_in_array(at, value, &pointer, Step::Combine),
-            "then" | "else" => self.single(at, value, pointer, Step::Combine),
-            "not" | "if" => self.single(at, value, pointer, Step::Ask),
-            "dependentSchemas" => self.each_in_object(at, value, &pointer, |_| Some(Step::Combine)),
-            "properties" => self.each_in_object(at, value, &pointer, |name| Some(Step::Property(name))),
-            "patternProperties" => {
-                for pattern in value.as_object().into_iter().flat_map(Map::keys) {
-                    self.pattern(pattern, &pointer);
-                }
-                self.each_in_object(at, value, &pointer, |_| Some(Step::Members));
-            }
-            "additionalProperties" | "unevaluatedProperties" => {
-                self.single(at, value, pointer, Step::Additional);
-            }
-            "propertyNames" => self.single(at, value, pointer, Step::Members),
-            "items" => self.single(at, value, pointer, Step::Items),
-            "prefixItems" => self.each_in_array(at, value, &pointer, Step::SomeItems),
-            "contains" | "unevaluatedItems" => {
-                self.single(at, value, pointer, Step::SomeItems);
-            }
-            // Reached by `$ref` alone.
-            "$defs" | "definitions" => self.each_in_object(at, value, &pointer, |_| None),
-            "$ref" => match value.as_str() {
-                Some(target) => self.refs.push((at, target)),
-                None => self.fault(&pointer, "`$ref` must be a string", ""),
-            },
-            "$anchor" => {
-                if let Some(name) = value.as_str() {
-                    self.anchors.insert(name, at);
-                }
-            }
-            "$schema" if at != 0 || value.as_str().map(|v| v.trim_end_matches('#')) != Some(DIALECT) => {
-                self.fault(&pointer, format!("`$schema` may only be `{DIALECT}`, at the top"), "");
-            }
-            "$id" if at != 0 => {
-                self.fault(&pointer, "`$id` may stand at the top only", "give parts names under `$defs`");
-            }
-            "$dynamicRef" | "$dynamicAnchor" | "$recursiveRef" | "$recursiveAnchor" | "$vocabulary" => {
-                self.fault(&pointer, format!("`{keyword}` is not taken"), "use `$ref` into `$defs`");
-            }
-            "pattern" => {
-                if let Some(pattern) = value.as_str() {
-                    self.pattern(pattern, &pointer);
-                }
-            }
-            "format" => {
-                let known = value.as_str().is_some_and(|name| FORMATS.contains(&name));
-                if !known {
-                    let hint = format!("known formats: {}", FORMATS.join(", "));
-                    self.fault(&pointer, "this format cannot be asserted", &hint);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn single(&mut self, at: usize, schema: &'s Value, pointer: String, step: Step<'s>) {
-        let to = self.subschema(schema, pointer);
-        self.step(at, step, to);
-    }
-
-    fn each_in_array(&mut self, at: usize, schemas: &'s Value, pointer: &str, step: Step<'s>) {
-        for (index, schema) in schemas.as_array().into_iter().flatten().enumerate() {
-            self.single(at, schema, format!("{pointer}/{index}"), step);
-        }
-    }
-
-    fn each_in_object(
-        &mut self,
-        at: usize,
-        schemas: &'s Value,
-        pointer: &str,
-        step: impl Fn(&'s str) -> Option<Step<'s>>,
-    ) {
-        for (name, schema) in schemas.as_object().into_iter().flatten() {
-            let mut below = pointer.to_owned();
-            push_segment(&mut below, name);
-            let to = self.subschema(schema, below);
-            if let Some(step) = step(name) {
-                self.step(at, step, to);
-            }
-        }
-    }
-
-    fn step(&mut self, from: usize, step: Step<'s>, to: usize) {
-        if let Some(node) = self.nodes.get_mut(from) {
-            node.steps.push((step, to));
-        }
-    }
-
-    fn pattern(&mut self, pattern: &str, pointer: &str) {
-        self.patterns += 1;
-        if pattern.len() > MAX_PATTERN_BYTES {
-            self.fault(pointer, format!("the pattern is longer than {MAX_PATTERN_BYTES} bytes"), "");
-        }
-        if self.patterns == MAX_PATTERNS + 1 {
-            self.fault(pointer, format!("the schema has more than {MAX_PATTERNS} patterns"), "");
-        }
-    }
-
-    fn sanitize(&mut self, at: usize, keywords: &'s Map<String, Value>, pointer: &str) {
-        let Some(value) = keywords.get("x-sanitize") else { return };
-        let below = format!("{pointer}/x-sanitize");
-        let names: Vec<&Value> = match value {
-            Value::Array(names) => names.iter().collect(),
-            other => vec![other],
-        };
-        let mut ops = Vec::new();
-        for name in names {
-            match name.as_str().and_then(Op::named) {
-                Some(op) if !ops.contains(&op) => ops.push(op),
-                _ => self.fault(&below, "`x-sanitize` is one or several names, each once", Op::NAMES),
-            }
-        }
-        let takes_strings = match keywords.get("type") {
-            Some(Value::Array(types)) => types.iter().any(|t| t == "string"),
-            Some(one) => one == "string",
-            None => true,
-        };
-        if !takes_strings {
-            self.fault(&below, "`x-sanitize` is for strings, and `type` has another", "");
-        }
-        if let Some(node) = self.nodes.get_mut(at) {
-            node.ops = ops;
-        }
-    }
-
-    fn link(&mut self) {
-        for (from, target) in std::mem::take(&mut self.refs) {
-            let pointer = self.nodes.get(from).map(|n| format!("{}/$ref", n.pointer)).unwrap_or_default();
-            let to = target.strip_prefix('#').and_then(|fragment| {
-                let fragment = percent_encoding::percent_decode_str(fragment).decode_utf8().ok()?;
-                self.by_pointer.get(&*fragment).or_else(|| self.anchors.get(&*fragment)).copied()
-            });
-            match to {
-                Some(to) => self.step(from, Step::Ref, to),
-                None => self.fault(
-                    &pointer,
-                    "`$ref` leads to no subschema of this file",
-                    "references stay within the file: `#/$defs/name`",
-                ),
-            }
-        }
-        if self.nodes.len() > MAX_SUBSCHEMAS {
-            self.fault("", format!("the schema has more than {MAX_SUBSCHEMAS} subschemas"), "");
-        }
-    }
-}
-
 fn is_anything(schema: &Value) -> bool {
     match schema {
         Value::Bool(taken) => *taken,
@@ -516,43 +175,6 @@ fn takes_objects(schema: &Map<String, Value>) -> bool {
         None => schema.contains_key("properties"),
     }
 }
-
-const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
-
-/// Formats that the validator asserts in linear time. `regex` would compile the caller's own text.
-const FORMATS: &[&str] = &[
-    "date",
-    "date-time",
-    "duration",
-    "email",
-    "hostname",
-    "ipv4",
-    "ipv6",
-    "iri",
-    "iri-reference",
-    "json-pointer",
-    "relative-json-pointer",
-    "time",
-    "uri",
-    "uri-reference",
-    "uri-template",
-    "uuid",
-];
-
-/// A schema of a large public API has some hundreds.
-const MAX_SUBSCHEMAS: usize = 4_096;
-const MAX_PATTERNS: usize = 256;
-const MAX_PATTERN_BYTES: usize = 1_024;
-
-/// Nesting of subschemas on one value: with 32 levels of the value it bounds the validator's stack to 512 frames.
-const MAX_NESTING: usize = 16;
-
-/// Subschemas along one path of an event: a flat `oneOf` of some hundred kinds stays below, two recursing branches
-/// (2^32) do not.
-const MAX_APPLICATIONS: u64 = 10_000;
-
-/// Steps spent on counting, so that `check` stays quick whatever it is given.
-const MAX_COUNTING: usize = 20_000_000;
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 //!
 //! INVARIANT (Unread): an [`UnreadBody`] offers nothing but its declared length; only this stage opens it.
 
-use std::{fmt, pin::Pin, time::Duration};
+use std::{error::Error, fmt, pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{error::EventError, rules::BodyBounds};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A request's body that nobody has read.
 pub struct UnreadBody(Inner);
@@ -129,7 +129,7 @@ where
         let time = bounds.time.min(earned);
         let next = timeout_at(begun + time, Pin::new(&mut body).frame()).await;
         let Some(frame) = next.map_err(|_| EventError::Timeout { after: time })? else { break };
-        let frame = frame.map_err(|e| EventError::BodyLost { source: e.into() })?;
+        let frame = frame.map_err(|e| lost(e.into()))?;
         // Trailers are not part of the event.
         let Ok(data) = frame.into_data() else { continue };
         so_far = so_far.saturating_add(data.len() as u64);
@@ -148,6 +148,27 @@ where
         }
     }
     Ok(pieces.map_or(whole, BytesMut::freeze))
+}
+
+/// Why a body ends before its end: its client went away, or broke the rules of framing.
+fn lost(source: BoxError) -> EventError {
+    let (mut cause, mut gone): (Option<&(dyn Error + 'static)>, _) = (Some(&*source), false);
+    while let Some(error) = cause {
+        gone |= is_departure(error);
+        cause = error.source();
+    }
+    if gone { EventError::ClientGone { source } } else { EventError::BodyLost { source } }
+}
+
+fn is_departure(error: &(dyn Error + 'static)) -> bool {
+    use std::io::ErrorKind as K;
+    if let Some(error) = error.downcast_ref::<h2::Error>() {
+        // What is not the other end's doing is a fault that the library found in its frames.
+        return error.is_io() || error.is_remote();
+    }
+    let ended = [K::UnexpectedEof, K::ConnectionReset, K::ConnectionAborted, K::BrokenPipe, K::NotConnected];
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| ended.contains(&error.kind()))
+        || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_body_write_aborted)
 }
 
 /// Largest declared body that is taken and forgotten where it is refused: what a window holds.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header};
 use serde_json::Value;
 
 use super::{
     author::Author,
+    caching::kept_private,
     content::{settle, write},
     error::{EventError, Malformed, Violation, places},
     json::{self, JsonLimits},
@@ -224,9 +225,15 @@ fn checked_headers(written: Vec<(String, String)>) -> Result<Vec<(HeaderName, He
         else {
             return Err(ReplyError::Header { name: told(name) });
         };
-        if !is_value(&value) || (parsed == http::header::LOCATION && !is_location(&value)) {
+        if !is_value(&value) || (parsed == header::LOCATION && !is_location(&value)) {
             return Err(ReplyError::HeaderValue { name: told(name) });
         }
+        let value = match parsed == header::CACHE_CONTROL {
+            true => {
+                kept_private(&value).ok_or_else(|| ReplyError::HeaderValue { name: told(name.clone()) })?
+            }
+            false => value,
+        };
         let value = HeaderValue::try_from(value).map_err(|_| ReplyError::HeaderValue { name: told(name) })?;
         headers.push((parsed, value));
     }

@@ -17,6 +17,7 @@ use super::{
     injection::{self, Mode, Signal},
     json::{self, JsonLimits},
     media::{self, MediaType},
+    place::Place,
     query,
     read::UnreadBody,
     schema::Schema,
@@ -29,6 +30,7 @@ use crate::{
     site::{
         diagnostic::{Diagnostic, Source},
         manifest::RawManifest,
+        origin::Origin,
     },
 };
 
@@ -83,6 +85,7 @@ pub struct EventRules {
     pub(super) injection: Mode,
     pub(super) schema: Option<Arc<Schema>>,
     query_schema: Option<Arc<Schema>>,
+    origin: Option<Arc<Origin>>,
 }
 
 /// Parts of a request's head that an event is made of.
@@ -167,6 +170,7 @@ pub struct Validated {
     function: FunctionId,
     caller: Arc<Caller>,
     decision: Arc<Decision>,
+    place: Place,
     event: Event,
 }
 
@@ -191,6 +195,11 @@ impl Validated {
         &self.decision
     }
 
+    /// Where the request was made.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// The function's input.
     pub fn event(&self) -> &Event {
         &self.event
@@ -212,6 +221,12 @@ pub(super) struct Begun<'r> {
 }
 
 impl EventRules {
+    /// The same rules where callers find the gateway at `origin`.
+    #[must_use]
+    pub fn at(self, origin: Option<Arc<Origin>>) -> Self {
+        Self { origin, ..self }
+    }
+
     /// Reads and validates the event of a request that was allowed.
     pub async fn validate(&self, authorized: Authorized<UnreadBody>) -> Result<Validated, EventError> {
         let AuthorizedParts { received, caller, decision } = authorized.into_parts();
@@ -226,7 +241,15 @@ impl EventRules {
             headers: &head.headers,
         };
         let event = self.read_event(read, body).await?;
-        Ok(Validated { request_id, function: FunctionId { tenant, function }, caller, decision, event })
+        let place = Place::new(head.host, self.origin.clone());
+        Ok(Validated {
+            request_id,
+            function: FunctionId { tenant, function },
+            caller,
+            decision,
+            place,
+            event,
+        })
     }
 
     /// Reads and validates the input of one request, in the order of design.md §7.
@@ -473,6 +496,7 @@ impl EventRules {
             injection,
             schema,
             query_schema,
+            origin: None,
         };
         (Some(rules), diagnostics)
     }

@@ -34,8 +34,11 @@ pub fn finish(headers: &mut HeaderMap, request_id: RequestId) {
     if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {
         headers.insert(REQUEST_ID, id);
     }
-    // What a caller was authorised to see is nobody else's (RFC 9111 §3.5).
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    // What a caller was authorised to see is nobody else's (RFC 9111 §3.5). Where a function lets its caller keep a reply, which
+    // only private caches then may, two who share a browser do not share what was said to one of them, nor two origins (§4.1).
+    if headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store")) != "no-store" {
+        headers.append(header::VARY, HeaderValue::from_static("authorization, origin"));
+    }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
 }

@@ -220,6 +220,7 @@ impl From<&Refusal> for Problem {
             Refusal::Authz(error) => Self::plain(authz(error)),
             Refusal::Event(error) => event(error),
             Refusal::Sandbox(error) => Self::plain(sandbox(error)),
+            Refusal::Panicked => Self::plain(Code::Internal),
         }
     }
 }
@@ -312,7 +313,8 @@ fn event(error: &EventError) -> Problem {
         E::NoRest => Problem::plain(Code::NotFound),
         E::TooLarge { .. } => Problem::plain(Code::TooLarge),
         E::UnsupportedMediaType | E::UnsupportedEncoding => Problem::plain(Code::UnsupportedMediaType),
-        E::Malformed(_) | E::BodyLost { .. } => Problem::plain(Code::Malformed),
+        // Of a client that is gone the record says so; this is for whoever may be there all the same.
+        E::Malformed(_) | E::BodyLost { .. } | E::ClientGone { .. } => Problem::plain(Code::Malformed),
         E::Invalid { errors } => Problem { errors: errors.clone(), ..Problem::plain(Code::InvalidEvent) },
         // Where the strings are would teach an attacker what passes.
         E::Injection { .. } => Problem::plain(Code::InvalidEvent),

@@ -2,28 +2,33 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use toml::Spanned;
 
-use super::revision::{Function, Part, Revision, Tenant};
+use super::{
+    admitting::{Admitting, Components, Patience},
+    revision::{Function, Part, Revision, Tenant},
+};
 use crate::{
     authn::{self, Authenticator, DevKeys, Revocations},
     authz::{Authorizer, KnownNames, Platform, TenantPolicies, run_trials},
     event::{BodyBounds, EventRules, ReplyRules, Schemas, Written},
     id::TenantName,
     record::Metrics,
-    sandbox::{Component, Sandbox},
+    sandbox::Sandbox,
     site::{
-        FileIdentity, Folder, FunctionSources, NamedFile, Site, TenantSources,
+        Folder, FunctionSources, NamedFile, Site, TenantSources,
         config::ServerConfig,
-        diagnostic::{Diagnostic, Source, with_causes},
+        diagnostic::{Diagnostic, Source},
         host::HostName,
         limits::Limits,
-        manifest::{RawLimits, RawManifest},
+        manifest::RawLimits,
+        origin::Origin,
         spread::spread,
+        tenant::RawTenant,
         units::Bytes,
     },
     tls::{Host, Hosts},
@@ -41,6 +46,8 @@ pub struct Builder {
     pub development: bool,
     /// Schemas in use.
     pub schemas: Schemas,
+    /// How long compiling holds a revision up.
+    pub patience: Patience,
 }
 
 /// A platform part that cannot be in force, and why.
@@ -70,24 +77,27 @@ impl Builder {
         };
         let faulty = site.platform.is_faulty();
         let Some(platform) = platform.filter(|_| !faulty) else { return Err(FaultyPlatform(diagnostics)) };
-        let names = site
-            .tenants
-            .iter()
-            .map(|(name, tenant)| (name.clone(), tenant.functions.keys().cloned().collect()));
-        diagnostics.extend(platform.unknown_names(&names.collect()));
+        diagnostics.extend(platform.unknown_names(|tenant, function| {
+            let has = |tenant: &Arc<TenantSources>| {
+                function.is_none_or(|function| tenant.functions.contains_key(function))
+            };
+            site.tenants.get(tenant).is_some_and(has)
+        }));
 
         let tenants: Vec<(&TenantName, &Arc<TenantSources>)> = site.tenants.iter().collect();
         let components = Components::default();
+        let patience = if previous.is_some() { self.patience.later } else { self.patience.first };
         let parts = spread(
             &tenants,
             usize::MAX,
             || (),
             |(), (name, sources)| {
                 let old = previous.and_then(|revision| revision.tenants.get(*name));
-                let kept = unchanged.and(old).filter(|part| part.fingerprint == sources.fingerprint);
+                let is_same = |part: &&Part| part.fingerprint == sources.fingerprint && !part.is_unfinished;
+                let kept = unchanged.and(old).filter(is_same);
                 let part = match kept {
                     Some(part) => part.clone(),
-                    None => self.part(sources, &platform, site, old, &components),
+                    None => self.part(sources, &platform, site, old, &components, patience),
                 };
                 revoke(&part, sources);
                 ((*name).clone(), part)
@@ -113,9 +123,11 @@ impl Builder {
         site: &Site,
         old: Option<&Part>,
         components: &Components,
+        patience: Duration,
     ) -> Part {
         let mut diagnostics = sources.diagnostics.clone();
-        let tenant = self.tenant(sources, platform, site, components, &mut diagnostics);
+        let admitting = Admitting::new(&self.sandbox, components, patience);
+        let tenant = self.tenant(sources, platform, site, &admitting, &mut diagnostics);
         let sound = !diagnostics.iter().any(Diagnostic::is_fault);
         let before = old.and_then(|part| part.serving.as_ref()).map_or(&[][..], |tenant| &tenant.hosts);
         let hosts =
@@ -128,7 +140,8 @@ impl Builder {
             Some(tenant) => Some(Arc::new(tenant)),
             None => old.and_then(|part| part.serving.clone()),
         };
-        Part { serving, diagnostics: diagnostics.into(), fingerprint: sources.fingerprint }
+        let is_unfinished = admitting.is_unfinished();
+        Part { serving, diagnostics: diagnostics.into(), fingerprint: sources.fingerprint, is_unfinished }
     }
 
     /// Every stage compiles its own, and all of them tell what is wrong, however many are.
@@ -137,34 +150,19 @@ impl Builder {
         sources: &TenantSources,
         platform: &Arc<Platform>,
         site: &Site,
-        components: &Components,
+        admitting: &Admitting<'_>,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Option<Tenant> {
-        let raw = sources.raw.as_ref()?;
-        let files = |path: &str| {
-            let path = raw
-                .issuers
-                .iter()
-                .map(|issuer| &issuer.get_ref().keys)
-                .find(|keys| keys.get_ref() == path)?;
-            sources.open_text(path, KEY_SET_BYTES).ok()
-        };
-        let dev_files = |name: &str| {
-            let path = format!("{}/{name}", authn::dev::DIRECTORY);
-            std::fs::read_to_string(site.dir.join(&path)).ok().map(|text| Source::new(path, text))
-        };
-        let dev = if self.development { DevKeys::Allowed(&dev_files) } else { DevKeys::Refused };
-        let origin = site.platform.config.server.origin.as_ref();
-        let (authenticator, told) =
-            Authenticator::compile(&sources.name, raw, &sources.toml, &files, dev, origin, &self.shared);
-        diagnostics.extend(told);
-        let revocations = sources.revoked.as_ref().map(Revocations::parse).transpose();
-        let revocations = revocations.unwrap_or_else(|fault| {
+        let raw = sources.raw.as_ref();
+        let authenticator = raw.and_then(|raw| self.authenticator(sources, raw, site, diagnostics));
+        // One that could not be read is among the faults already.
+        let revoked = sources.revoked.as_ref().ok().and_then(Option::as_ref);
+        let revocations = revoked.map(Revocations::parse).transpose().unwrap_or_else(|fault| {
             diagnostics.push(fault);
             None
         });
 
-        let known = known_names(sources, raw);
+        let known = known_names(sources);
         let (policies, told) = TenantPolicies::compile(platform, &sources.name, &sources.policies, &known);
         diagnostics.extend(told);
         if let (Some(policies), Some(tests)) = (&policies, &sources.tests) {
@@ -182,18 +180,22 @@ impl Builder {
             }
         }
         let mut functions = HashMap::with_capacity(sources.functions.len());
+        let config = &site.platform.config;
+        let ceilings = raw.map(|raw| raw.ceilings.clone()).unwrap_or_default();
         let around = Around {
-            config: &site.platform.config,
-            ceilings: &raw.ceilings,
+            config,
+            ceilings: &ceilings,
+            origin: config.server.origin.clone().map(Arc::new),
             folder: sources.functions_folder(),
-            components,
+            admitting,
         };
         for (name, function) in &sources.functions {
             if let Some(function) = self.function(function, policies.as_ref(), &around, diagnostics) {
                 functions.insert(name.clone(), Arc::new(function));
             }
         }
-        let authenticator = authenticator?;
+        // Whatever kept the tenant from being one, all that is wrong with it has been told.
+        let (raw, authenticator) = (raw?, authenticator?);
         authenticator.revoke(revocations.unwrap_or_default());
         Some(Tenant {
             name: sources.name.clone(),
@@ -206,6 +208,33 @@ impl Builder {
             hosts: Vec::new(),
             functions,
         })
+    }
+
+    fn authenticator(
+        &self,
+        sources: &TenantSources,
+        raw: &RawTenant,
+        site: &Site,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Option<Authenticator> {
+        let files = |path: &str| {
+            let path = raw
+                .issuers
+                .iter()
+                .map(|issuer| &issuer.get_ref().keys)
+                .find(|keys| keys.get_ref() == path)?;
+            sources.open_text(path, KEY_SET_BYTES).ok()
+        };
+        let dev_files = |name: &str| {
+            let path = format!("{}/{name}", authn::dev::DIRECTORY);
+            std::fs::read_to_string(site.dir.join(&path)).ok().map(|text| Source::new(path, text))
+        };
+        let dev = if self.development { DevKeys::Allowed(&dev_files) } else { DevKeys::Refused };
+        let origin = site.platform.config.server.origin.as_ref();
+        let (authenticator, told) =
+            Authenticator::compile(&sources.name, raw, &sources.toml, &files, dev, origin, &self.shared);
+        diagnostics.extend(told);
+        authenticator
     }
 
     fn function(
@@ -253,7 +282,9 @@ impl Builder {
         told.retain(|told| !unopened.iter().any(|fault| fault.source == told.source));
         diagnostics.extend(unopened);
         diagnostics.extend(told);
-        let component = match self.component(sources, manifest, around) {
+        let component = around.open(sources, &manifest.component);
+        let component = component.and_then(|file| around.admitting.admit(file, sources, manifest, config));
+        let component = match component {
             Ok(component) => Some(component),
             Err(fault) => {
                 diagnostics.push(fault);
@@ -265,7 +296,7 @@ impl Builder {
             id: sources.id.clone(),
             manifest: Arc::clone(manifest),
             authorizer: Authorizer::new(policies?, sources.id.function.clone(), labels),
-            events: events?,
+            events: events?.at(around.origin.clone()),
             replies: replies?,
             runner: self.sandbox.runner(sources.id.clone(), component?, limits),
             metrics: self.metrics.function(&sources.id.tenant, &sources.id.function),
@@ -273,36 +304,14 @@ impl Builder {
     }
 }
 
-impl Builder {
-    fn component(
-        &self,
-        sources: &FunctionSources,
-        manifest: &RawManifest,
-        around: &Around<'_>,
-    ) -> Result<Arc<Component>, Diagnostic> {
-        let file = around.open(sources, &manifest.component)?;
-        let identity = file.identity();
-        if let Some(component) = around.components.get(&identity) {
-            return Ok(component);
-        }
-        let bytes = file.bytes(around.config.sandbox.component)?;
-        let origin = sources.dir().join(manifest.component.get_ref());
-        let component = self.sandbox.admit(&bytes, Some(&origin)).map_err(|error| {
-            Diagnostic::fault(with_causes(&error))
-                .at(&sources.toml, manifest.component.span())
-                .hint("`sandgate function inspect` shows what a component needs")
-        })?;
-        around.components.put(identity, &component);
-        Ok(component)
-    }
-}
-
 /// What a tenant's functions are built with.
 struct Around<'a> {
     config: &'a ServerConfig,
     ceilings: &'a RawLimits,
+    /// Where callers find the gateway, if the operator says it.
+    origin: Option<Arc<Origin>>,
     folder: Option<Folder>,
-    components: &'a Components,
+    admitting: &'a Admitting<'a>,
 }
 
 impl Around<'_> {
@@ -315,20 +324,6 @@ impl Around<'_> {
             Some(folder) => sources.open_in(folder, path),
             None => sources.open(path),
         }
-    }
-}
-
-/// Components admitted in this build, by the files they came from: functions that share a file share the reading of it.
-#[derive(Default)]
-struct Components(Mutex<HashMap<FileIdentity, Arc<Component>>>);
-
-impl Components {
-    fn get(&self, file: &FileIdentity) -> Option<Arc<Component>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(file).cloned()
-    }
-
-    fn put(&self, file: FileIdentity, component: &Arc<Component>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(file, Arc::clone(component));
     }
 }
 
@@ -360,20 +355,23 @@ fn hosts(
 
 /// Puts a tenant's revocations in force, whatever became of the rest of its part.
 ///
-/// A file that cannot be read leaves those of before in force, and is told.
+/// A file that cannot be read, or not understood, leaves those of before in force, and is told.
 pub(super) fn revoke(part: &Part, sources: &TenantSources) {
-    let Some(tenant) = &part.serving else { return };
-    match sources.revoked.as_ref().map(Revocations::parse).transpose() {
+    let (Some(tenant), Ok(revoked)) = (&part.serving, &sources.revoked) else { return };
+    match revoked.as_ref().map(Revocations::parse).transpose() {
         Ok(revocations) => tenant.authenticator.revoke(revocations.unwrap_or_default()),
         Err(fault) => tracing::error!(tenant.id = %sources.name, "{}", fault.one_line()),
     }
 }
 
-/// What exists at a tenant, for its policies.
-pub fn known_names(sources: &TenantSources, raw: &crate::site::tenant::RawTenant) -> KnownNames {
+/// What exists at a tenant, for its policies. What `tenant.toml` would say is not known while it is faulty.
+pub fn known_names(sources: &TenantSources) -> KnownNames {
     let labels = |function: &FunctionSources| -> BTreeSet<Arc<str>> {
         let labels = function.raw.iter().flat_map(|manifest| &manifest.labels);
         labels.map(|label| label.get_ref().as_str().into()).collect()
+    };
+    let tags = |raw: &RawTenant| {
+        raw.issuers.iter().flat_map(|issuer| issuer.get_ref().tags.keys().cloned()).collect()
     };
     KnownNames {
         functions: sources
@@ -381,7 +379,7 @@ pub fn known_names(sources: &TenantSources, raw: &crate::site::tenant::RawTenant
             .iter()
             .map(|(name, function)| (name.clone(), labels(function)))
             .collect(),
-        tags: Some(raw.issuers.iter().flat_map(|issuer| issuer.get_ref().tags.keys().cloned()).collect()),
+        tags: sources.raw.as_ref().map(tags),
     }
 }
 

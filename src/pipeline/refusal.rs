@@ -42,6 +42,9 @@ pub enum Refusal {
     /// The function did not give a reply.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// A stage panicked. What it said is in the log alone: it may quote the event.
+    #[error("a stage panicked")]
+    Panicked,
     /// It could not be recorded, so it is not answered (INVARIANT Told).
     #[error(transparent)]
     Audit(#[from] AuditError),

@@ -35,6 +35,8 @@ pub(super) struct Part {
     pub(super) diagnostics: Arc<[Diagnostic]>,
     /// Of the sources that `diagnostics` speaks of.
     pub(super) fingerprint: Fingerprint,
+    /// Whether components of it are still being compiled: it is to be built again, though nothing changes.
+    pub(super) is_unfinished: bool,
 }
 
 /// Everything of one tenant that serves requests.

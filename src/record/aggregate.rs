@@ -13,7 +13,7 @@ use std::{
 use serde::{Serialize, Serializer};
 
 use super::{
-    entry::{Body, Refusal, body_of, rfc3339},
+    entry::{Body, Refusal, Stage, body_of, rfc3339},
     time::since,
 };
 
@@ -79,6 +79,7 @@ impl fmt::Display for Prefix {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     prefix: Prefix,
+    stage: Stage,
     code: &'static str,
     reason: &'static str,
 }
@@ -106,6 +107,7 @@ impl Aggregate {
             time: SystemTime,
             #[serde(serialize_with = "shown")]
             prefix: Prefix,
+            stage: Stage,
             code: &'static str,
             reason: &'static str,
             count: u64,
@@ -117,10 +119,10 @@ impl Aggregate {
         fn shown<S: Serializer>(prefix: &Prefix, serializer: S) -> Result<S::Ok, S::Error> {
             serializer.collect_str(prefix)
         }
-        let Self { key: Key { prefix, code, reason }, count: Count { count, first, last } } = *self;
+        let Self { key: Key { prefix, stage, code, reason }, count: Count { count, first, last } } = *self;
         body_of(
             "refused_before_authentication",
-            &Fields { time: last, prefix, code, reason, count, first, last },
+            &Fields { time: last, prefix, stage, code, reason, count, first, last },
         )
     }
 }
@@ -187,7 +189,8 @@ impl Aggregates {
     }
 
     pub(super) fn count(&mut self, refusal: &Refusal) {
-        let key = Key { prefix: Prefix::of(refusal.client), code: refusal.code, reason: refusal.reason };
+        let Refusal { stage, code, reason, client, .. } = *refusal;
+        let key = Key { prefix: Prefix::of(client), stage, code, reason };
         self.add(key, Count { count: 1, first: refusal.time, last: refusal.time });
     }
 
@@ -247,6 +250,7 @@ mod tests {
             reason: "expired",
             detail: None,
             tenant: None,
+            stage: Stage::Authenticate,
         }
     }
 
@@ -297,7 +301,7 @@ mod tests {
         let taken = aggregates.take(SystemTime::UNIX_EPOCH);
         insta::assert_snapshot!(
             String::from_utf8(taken[0].body()).unwrap(),
-            @r#""kind":"refused_before_authentication","time":"1970-01-01T00:00:01.500Z","prefix":"2001:db8::/48","code":"unauthenticated","reason":"expired","count":2,"first":"1970-01-01T00:00:01.000Z","last":"1970-01-01T00:00:01.500Z""#
+            @r#""kind":"refused_before_authentication","time":"1970-01-01T00:00:01.500Z","prefix":"2001:db8::/48","stage":"authenticate","code":"unauthenticated","reason":"expired","count":2,"first":"1970-01-01T00:00:01.000Z","last":"1970-01-01T00:00:01.500Z""#
         );
     }
 }

@@ -243,6 +243,8 @@ pub struct Refusal {
     pub detail: Option<String>,
     /// The tenant that was addressed, only if the site has it.
     pub tenant: Option<TenantName>,
+    /// The stage that refused.
+    pub stage: Stage,
 }
 
 /// The fields of a line between its place in the chain and its hash, without the outer braces.
@@ -326,7 +328,7 @@ impl Refusal {
                 time: self.time,
                 tenant: self.tenant.as_ref(),
                 client: self.client,
-                stage: Stage::Authenticate,
+                stage: self.stage,
                 outcome: RefusedOutcome {
                     status: self.status,
                     code: self.code,
@@ -504,6 +506,7 @@ pub(super) mod tests {
             reason: "expired",
             detail: None,
             tenant: Some("acme".parse().unwrap()),
+            stage: Stage::Authenticate,
         };
         insta::assert_snapshot!(
             String::from_utf8(refusal.body()).unwrap(),

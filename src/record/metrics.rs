@@ -17,7 +17,10 @@ use prometheus_client::{
 };
 
 use super::{Stage, Stats, histogram::Histogram, writer::lock};
-use crate::id::{FunctionName, TenantName};
+use crate::{
+    id::{FunctionName, TenantName},
+    sandbox::Compiling,
+};
 
 type Seconds = Counter<f64, std::sync::atomic::AtomicU64>;
 
@@ -37,6 +40,9 @@ pub struct Metrics {
     audit_head: Gauge,
     pool_in_use: Gauge,
     pool_size: Gauge,
+    compiling: Family<StateLabel, Gauge>,
+    compilations: Family<ResultLabel, Counter>,
+    compile_time: Seconds,
     connections: Gauge,
     certificate_expiry: Family<CertificateLabel, Gauge>,
     revision: Family<RevisionLabel, Gauge>,
@@ -74,6 +80,16 @@ struct CodeLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -149,6 +165,9 @@ impl Metrics {
             audit_head: Gauge::default(),
             pool_in_use: Gauge::default(),
             pool_size: Gauge::default(),
+            compiling: Family::default(),
+            compilations: Family::default(),
+            compile_time: Seconds::default(),
             connections: Gauge::default(),
             certificate_expiry: Family::default(),
             revision: Family::default(),
@@ -204,6 +223,22 @@ impl Metrics {
         registry.register("audit_head", "Number of the last audit record", self.audit_head.clone());
         registry.register("pool_in_use", "Instances that run now", self.pool_in_use.clone());
         registry.register("pool_size", "Instances that can run at once", self.pool_size.clone());
+        registry.register(
+            "compiling",
+            "Components that are being compiled, or wait for it",
+            self.compiling.clone(),
+        );
+        registry.register(
+            "compilations",
+            "Components offered, by what came of it",
+            self.compilations.clone(),
+        );
+        registry.register_with_unit(
+            "compile",
+            "Time that compiling took",
+            seconds(),
+            self.compile_time.clone(),
+        );
         registry.register("connections", "Open connections", self.connections.clone());
         registry.register(
             "certificate_expiry_timestamp_seconds",
@@ -276,6 +311,26 @@ impl Metrics {
     pub fn pool(&self, in_use: u64, size: u64) {
         self.pool_in_use.set(signed(in_use));
         self.pool_size.set(signed(size));
+    }
+
+    /// How compiling goes, asked for when metrics are.
+    pub fn compiling(&self, now: Compiling) {
+        for (state, components) in [("running", now.running), ("waiting", now.waiting)] {
+            self.compiling.get_or_create(&StateLabel { state }).set(signed(components as u64));
+        }
+        let results = [
+            ("compiled", now.compiled),
+            ("refused", now.refused),
+            ("failed", now.failed),
+            ("remembered", now.remembered),
+        ];
+        for (result, count) in results {
+            let counter = self.compilations.get_or_create(&ResultLabel { result });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        let more = now.taken.as_secs_f64() - self.compile_time.get();
+        // A counter never falls, not even by what rounding leaves.
+        self.compile_time.inc_by(more.max(0.0));
     }
 
     /// Open connections: `inc` and `dec` it.
@@ -395,8 +450,8 @@ fn signed(value: u64) -> i64 {
 const OTHER: &str = "other";
 /// Functions with series of their own, about 1 KiB each.
 const MAX_FUNCTIONS: usize = 10_000;
-/// Public codes (design §4) with a counter at hand.
-const CODES: [&str; 18] = [
+/// Public codes (design §4) with a counter at hand, and what stands for one where nobody waits for the answer.
+const CODES: [&str; 19] = [
     "ok",
     "unauthenticated",
     "unavailable",
@@ -415,6 +470,7 @@ const CODES: [&str; 18] = [
     "function_timeout",
     "internal",
     "use_dpop_nonce",
+    "client_gone",
 ];
 /// From a cached token's 2 µs to the longest wall limit.
 const STAGE_SECONDS: [f64; 18] =
@@ -439,6 +495,15 @@ mod tests {
         metrics.cache("tokens").miss();
         metrics.audit(Stats { queue_depth: 3, failures: 2, head_seq: 9 });
         metrics.audit(Stats { queue_depth: 0, failures: 5, head_seq: 10 });
+        metrics.compiling(Compiling {
+            running: 1,
+            waiting: 2,
+            taken: Duration::from_millis(1500),
+            compiled: 5,
+            refused: 3,
+            failed: 1,
+            remembered: 7,
+        });
         metrics.revision("r-1");
         metrics.revision("r-2");
         metrics.certificate("default", Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)));
@@ -453,6 +518,13 @@ mod tests {
         sandgate_cache_lookups_total{cache="tokens",result="hit"} 1
         sandgate_cache_lookups_total{cache="tokens",result="miss"} 1
         sandgate_certificate_expiry_timestamp_seconds{certificate="default"} 1900000000
+        sandgate_compilations_total{result="compiled"} 5
+        sandgate_compilations_total{result="failed"} 1
+        sandgate_compilations_total{result="refused"} 3
+        sandgate_compilations_total{result="remembered"} 7
+        sandgate_compile_seconds_total 1.5
+        sandgate_compiling{state="running"} 1
+        sandgate_compiling{state="waiting"} 2
         sandgate_cpu_seconds_total{tenant="acme",function="invoice"} 0.003
         sandgate_policy_evaluation_errors_total{tenant="acme"} 1
         sandgate_refusals_total{code="forbidden"} 1

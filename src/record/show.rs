@@ -143,19 +143,21 @@ impl Shown {
             }
             "refused" => write!(
                 text,
-                "{} {} {} from {} {}",
+                "{} {} {} from {} {} at {}",
                 number("/outcome/status"),
                 word("/outcome/code"),
                 word("/tenant"),
                 word("/client"),
                 word("/request_id"),
+                word("/stage"),
             ),
             "refused_before_authentication" => write!(
                 text,
-                "{} times {} ({}) from {}, {} to {}",
+                "{} times {} ({}) at {} from {}, {} to {}",
                 number("/count"),
                 word("/code"),
                 word("/reason"),
+                word("/stage"),
                 word("/prefix"),
                 word("/first"),
                 word("/last"),

@@ -286,7 +286,7 @@ mod tests {
         let store = ArtefactStore::open(dir.path(), &engine).unwrap();
         let digest = Digest::of(TEXT.as_bytes());
         let processes = Processes::new(CompilerCommand::default(), CompileLimits::default());
-        let compiled = processes.compile(TEXT.as_bytes(), &AdmissionLimits::default(), true).unwrap();
+        let compiled = processes.compile(None, TEXT.as_bytes(), &AdmissionLimits::default(), true).unwrap();
         store.store(&digest, &compiled.artefact).unwrap();
         (dir, engine, store, digest)
     }

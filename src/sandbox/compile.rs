@@ -5,10 +5,14 @@
 //! keeps them; an artefact in the store is a component that was admitted.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use wasmtime::{
@@ -19,12 +23,16 @@ use wasmtime::{
 use super::{
     Settings, StartError,
     artefact::{ArtefactError, ArtefactStore, Digest},
+    late::Compilations,
     layout::{LayoutError, LayoutLimits},
     portable::{self, Missing, Off},
     process::{ProcessError, Processes, Stop, wire::Compiled},
+    refusals::Refusals,
     run::State,
+    turns::{For, Occupied},
     world::{self, FunctionPre, HANDLER},
 };
+use crate::id::TenantName;
 
 /// Upper bounds for what is offered to the compiler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,12 +124,15 @@ pub enum AdmissionError {
         /// Where the types part.
         reason: String,
     },
+    /// It takes longer than whoever asked can wait.
+    #[error("compiling the component goes on; until it has ended, what served before stays in force")]
+    UnderWay,
+    /// As before, or as for whoever asked first.
+    #[error(transparent)]
+    Known(Arc<AdmissionError>),
     /// The file was changed since it was admitted.
-    #[error("`{path}` is no longer the component that was admitted")]
-    Changed {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("the file is no longer the component that was admitted")]
+    Changed,
     /// The component is neither stored nor where it came from.
     #[error("the component is no longer available")]
     Gone {
@@ -136,6 +147,29 @@ impl AdmissionError {
         Self::Invalid { reason: printable(&format!("{error:#}")) }
     }
 
+    /// The same, told of a file: the parser of component text knows none, and the compile process is told none.
+    #[must_use]
+    pub fn in_file(self, path: &str) -> Self {
+        let message = match &self {
+            Self::Text { message } => message,
+            Self::Known(known) => match &**known {
+                Self::Text { message } => message,
+                _ => return self,
+            },
+            _ => return self,
+        };
+        Self::Text { message: message.replacen(NO_FILE, &format!("--> {}:", printable(path)), 1) }
+    }
+
+    /// Whether it is no refusal yet: see [`Self::UnderWay`].
+    pub fn is_under_way(&self) -> bool {
+        match self {
+            Self::UnderWay => true,
+            Self::Known(known) => known.is_under_way(),
+            _ => false,
+        }
+    }
+
     /// The same in words that help whoever made these bytes.
     pub(super) fn told_of(self, component: &[u8]) -> Self {
         match self {
@@ -148,7 +182,9 @@ impl AdmissionError {
 /// A component that was admitted. Loaded when it is first called.
 pub struct Component {
     digest: Digest,
-    origin: Option<PathBuf>,
+    /// Where its bytes came from, each of several functions' files if these are alike: what becomes of one of them, its tenant's
+    /// alone to say, is nothing to the others.
+    origins: Mutex<Vec<PathBuf>>,
     compiler: Arc<Compiler>,
     loaded: OnceLock<Loaded>,
     /// One thread loads; the others wait for it.
@@ -196,17 +232,29 @@ impl Component {
             };
             if let Some(error) = &source {
                 tracing::warn!(component.digest = %self.digest, error = %error, "a stored artefact was not used");
-                // The next admission compiles; what cannot be removed is refused again.
-                self.compiler.artefacts.iter().for_each(|store| store.discard(&self.digest));
+                // The next admission compiles; what cannot be removed is refused again. What could not even be read may be good:
+                // a moment without a free descriptor is no reason to compile everything anew.
+                if !matches!(error, ArtefactError::Io { .. }) {
+                    self.compiler.artefacts.iter().for_each(|store| store.discard(&self.digest));
+                }
             }
-            let Some(path) = &self.origin else { return Err(AdmissionError::Gone { source }) };
-            let limit = self.compiler.limits.binary_bytes;
-            let bytes = read_bounded(path, limit).map_err(|_| AdmissionError::Gone { source })?;
-            if Digest::of(&bytes) != self.digest {
-                return Err(AdmissionError::Changed { path: path.clone() });
-            }
-            self.compiler.compile(&self.digest, &bytes)
+            let bytes = self.bytes(source)?;
+            self.compiler.compile(None, &self.digest, &bytes)
         })
+    }
+
+    /// Its bytes, from the first file that still has them; `stored` is why its artefact did not serve.
+    fn bytes(&self, stored: Option<ArtefactError>) -> Result<Vec<u8>, AdmissionError> {
+        let origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut refusal = AdmissionError::Gone { source: stored };
+        for path in origins {
+            match read_bounded(&path, self.compiler.limits.binary_bytes) {
+                Ok(bytes) if Digest::of(&bytes) == self.digest => return Ok(bytes),
+                Ok(_) => refusal = AdmissionError::Changed,
+                Err(_) => {}
+            }
+        }
+        Err(refusal)
     }
 
     /// What the store has of it.
@@ -246,6 +294,42 @@ pub(super) struct Compiler {
     processes: Processes,
     copy_on_write: bool,
     known: Mutex<Known>,
+    refusals: Refusals,
+    late: Arc<Compilations>,
+    counts: Counts,
+}
+
+/// How compiling goes, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compiling {
+    /// Compile processes now.
+    pub running: usize,
+    /// Components that wait for one.
+    pub waiting: usize,
+    /// Time that those took which have ended.
+    pub taken: Duration,
+    /// Components that were admitted.
+    pub compiled: u64,
+    /// Components that were refused, and would be again.
+    pub refused: u64,
+    /// Attempts that ended for another cause than the component.
+    pub failed: u64,
+    /// Refusals that were told from memory.
+    pub remembered: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    compiled: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+    remembered: AtomicU64,
+}
+
+/// What is known of a component without compiling it.
+enum Found {
+    Admitted(Arc<Component>),
+    Wanted(Arc<Component>),
 }
 
 #[derive(Default)]
@@ -278,6 +362,9 @@ impl Compiler {
             processes,
             copy_on_write,
             known: Mutex::default(),
+            refusals: Refusals::default(),
+            late: Arc::default(),
+            counts: Counts::default(),
         }))
     }
 
@@ -288,22 +375,98 @@ impl Compiler {
         origin: Option<&Path>,
     ) -> Result<Arc<Component>, AdmissionError> {
         let digest = Digest::of(bytes);
+        match self.find(digest, origin)? {
+            Found::Admitted(component) => Ok(component),
+            Found::Wanted(component) => {
+                let loaded = component.load_or(|| self.compile(None, &digest, bytes)).map(|_| ());
+                loaded.map_err(|error| AdmissionError::Known(self.refused(digest, error)))?;
+                Ok(component)
+            }
+        }
+    }
+
+    /// Admits a component for a tenant, as far as that is done by `until`. Compiling goes on if it is not, and whoever is
+    /// [told of it](Self::when_compiled) may ask again.
+    pub(super) fn admit_by(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        bytes: Vec<u8>,
+        origin: Option<&Path>,
+        until: Instant,
+    ) -> Result<Arc<Component>, AdmissionError> {
+        let digest = Digest::of(&bytes);
+        let component = match self.find(digest, origin)? {
+            Found::Admitted(component) => {
+                self.late.forget(tenant, &digest);
+                return Ok(component);
+            }
+            Found::Wanted(component) => component,
+        };
+        let (compiler, who) = (Arc::clone(self), tenant.clone());
+        let compile = move || {
+            let loaded = component.load_or(|| compiler.compile(Some(who), &digest, &bytes)).map(|_| ());
+            loaded.map_err(|error| compiler.refused(digest, error))?;
+            Ok(component)
+        };
+        self.late.wait(tenant, digest, until, compile).map_err(AdmissionError::Known)
+    }
+
+    /// Whom to tell of tenants whose compilations have ended after nobody waited for them any more.
+    pub(super) fn when_compiled(&self, tell: impl Fn(BTreeSet<TenantName>) + Send + Sync + 'static) {
+        self.late.when_ended(Box::new(tell));
+    }
+
+    pub(super) fn compiling(&self) -> Compiling {
+        let Occupied { running, waiting, taken } = self.processes.occupied();
+        let [compiled, refused, failed, remembered] =
+            [&self.counts.compiled, &self.counts.refused, &self.counts.failed, &self.counts.remembered]
+                .map(|count| count.load(Ordering::Relaxed));
+        Compiling { running, waiting, taken, compiled, refused, failed, remembered }
+    }
+
+    /// A component that is loaded, or stored, or not admitted yet; an error if it was refused.
+    fn find(self: &Arc<Self>, digest: Digest, origin: Option<&Path>) -> Result<Found, AdmissionError> {
         let component = self.known(digest, origin);
-        let stored = || self.artefacts.as_ref().is_some_and(|store| store.holds(&digest));
-        if component.ready().is_none() {
-            if !stored() {
-                component.load_or(|| self.compile(&digest, bytes))?;
-            } else if self.portable.is_err() {
+        if component.ready().is_some() {
+            return Ok(Found::Admitted(component));
+        }
+        if self.artefacts.as_ref().is_some_and(|store| store.holds(&digest)) {
+            if self.portable.is_err() {
                 // What is stored may have been admitted where this world is served.
                 component.load()?;
             }
+            return Ok(Found::Admitted(component));
         }
-        Ok(component)
+        match self.refusals.of(&digest) {
+            Some(refusal) => {
+                self.counts.remembered.fetch_add(1, Ordering::Relaxed);
+                Err(AdmissionError::Known(refusal))
+            }
+            None => Ok(Found::Wanted(component)),
+        }
+    }
+
+    /// Counts a refusal, and remembers it if it would be the same again.
+    fn refused(&self, digest: Digest, error: AdmissionError) -> Arc<AdmissionError> {
+        let error = Arc::new(error);
+        let count = match self.refusals.remember(digest, &error) {
+            true => &self.counts.refused,
+            false => &self.counts.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        error
     }
 
     fn known(self: &Arc<Self>, digest: Digest, origin: Option<&Path>) -> Arc<Component> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(component) = known.by_digest.get(&digest).and_then(Weak::upgrade) {
+            let mut origins = component.origins.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(origin) = origin.filter(|origin| !origins.iter().any(|known| known == origin)) {
+                // The newest are those of functions that are still there.
+                origins.insert(0, origin.to_owned());
+                origins.truncate(MAX_ORIGINS);
+            }
+            drop(origins);
             return component;
         }
         if known.by_digest.len() >= known.sweep_at {
@@ -312,7 +475,7 @@ impl Compiler {
         }
         let component = Arc::new(Component {
             digest,
-            origin: origin.map(Path::to_owned),
+            origins: Mutex::new(origin.map(Path::to_owned).into_iter().collect()),
             compiler: Arc::clone(self),
             loaded: OnceLock::new(),
             loading: Mutex::default(),
@@ -321,11 +484,12 @@ impl Compiler {
         component
     }
 
-    fn compile(&self, digest: &Digest, bytes: &[u8]) -> Result<Loaded, AdmissionError> {
-        let compiled = self.processes.compile(bytes, &self.limits, self.copy_on_write);
+    fn compile(&self, who: For, digest: &Digest, bytes: &[u8]) -> Result<Loaded, AdmissionError> {
+        let compiled = self.processes.compile(who, bytes, &self.limits, self.copy_on_write);
         let Compiled { artefact, .. } = compiled.map_err(|error| error.told_of(bytes))?;
         let component = artefact.load(&self.engine).map_err(AdmissionError::invalid)?;
         let loaded = self.link(&component)?;
+        self.counts.compiled.fetch_add(1, Ordering::Relaxed);
         if let Some(store) = &self.artefacts {
             // The component runs without it; the next start compiles again.
             if let Err(error) = store.store(digest, &artefact) {
@@ -382,6 +546,12 @@ fn read_bounded(path: &Path, limit: usize) -> std::io::Result<Vec<u8>> {
     std::fs::File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+/// Files of one component that are remembered.
+const MAX_ORIGINS: usize = 64;
+
+/// How the parser of component text names a file that it does not know.
+const NO_FILE: &str = "--> <anon>:";
 
 /// Enough for a parser's message with its source line.
 const MAX_QUOTED_BYTES: usize = 600;

@@ -58,7 +58,7 @@ impl Runner {
                 raw: event.raw().map(|raw| &raw[..]),
                 signals: &signals,
             };
-            self.run_event(input, usage).await?
+            self.run_event(input, validated.place(), usage).await?
         };
         let raw = RawReply {
             status: reply.status,

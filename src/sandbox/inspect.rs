@@ -12,6 +12,7 @@ use super::{
     process::{Processes, wire::Compiled},
     world::HANDLER,
 };
+use crate::site::config::ServerConfig;
 
 /// Which contract a component is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -64,7 +65,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, AdmissionError> {
         engine::engine(&pool).map_err(|e| AdmissionError::Invalid { reason: printable(&e.to_string()) })?;
     let processes = Processes::new(CompilerCommand::default(), CompileLimits::default());
     let Compiled { artefact, layout } = processes
-        .compile(bytes, &AdmissionLimits::default(), pool.copy_on_write)
+        .compile(None, bytes, &AdmissionLimits::default(), pool.copy_on_write)
         .map_err(|e| e.told_of(bytes))?;
     let component = artefact.load(&engine).map_err(AdmissionError::invalid)?;
     let ty = component.component_type();
@@ -151,4 +152,33 @@ impl Inspection {
     pub fn is_served(&self) -> bool {
         self.world != World::Unknown && self.missing.is_none()
     }
+
+    /// A manifest for it as the component `file`, to begin with; none if it cannot be served.
+    ///
+    /// What it takes is the author's to say: no component tells which events and methods it means.
+    pub fn manifest(&self, file: &str) -> Option<String> {
+        let takes = match self.world {
+            World::Narrow => {
+                "methods   = [\"POST\"]\n\n[event]\nschema    = \"event.schema.json\"   # of the body; without it only an \
+                 empty one is taken\n"
+            }
+            World::Portable => {
+                "methods   = [\"GET\", \"POST\"]\n\n[event]\nrest      = true   # any path below the function's name\n\
+                 # schema  = \"event.schema.json\"   # of the body; without it only an empty one is taken\n\
+                 # query   = \"query.schema.json\"   # without it any query is refused\n"
+            }
+            World::Unknown => return None,
+        };
+        let file = toml::Value::from(file);
+        // Twice of what it begins with: a component that fits in exactly can allocate nothing.
+        let memory = self.initial_pages.map_or(0, |pages| pages.saturating_mul(2 * WASM_PAGE));
+        let limits = match memory > ServerConfig::default().defaults.memory.0 {
+            true => format!("\n[limits]\nmemory    = \"{}MiB\"\n", memory.div_ceil(1 << 20)),
+            false => String::new(),
+        };
+        self.missing.is_none().then(|| format!("component = {file}\n{takes}{limits}"))
+    }
 }
+
+/// In bytes.
+const WASM_PAGE: u64 = 64 << 10;

@@ -91,6 +91,12 @@ pub enum Overload {
     /// The queue for CPU threads is full, or this tenant's share of it.
     #[error("the queue for threads is full")]
     Queue,
+    /// The tenant holds as many instances as it leaves to others.
+    #[error("the tenant's share of the instances is in use")]
+    Tenant,
+    /// The memory of all guests is taken, or the tenant has as much of it as it leaves to others.
+    #[error("no memory is left for the function")]
+    Memory,
     /// Every slot of the instance pool is taken.
     #[error("every instance is in use")]
     Instances,

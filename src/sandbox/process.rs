@@ -18,7 +18,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
-    sync::{Condvar, Mutex, OnceLock, PoisonError, mpsc},
+    sync::{OnceLock, mpsc},
     thread,
     time::Duration,
 };
@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     compile::{AdmissionError, AdmissionLimits, printable},
     sealed::Sealed,
+    turns::{For, Occupied, Turns},
 };
 use crate::site::units::{Bytes, Span};
 use wire::{Compiled, Job};
@@ -129,25 +130,25 @@ pub enum ProcessError {
 pub(super) struct Processes {
     command: CompilerCommand,
     limits: CompileLimits,
-    free: Mutex<u32>,
-    freed: Condvar,
+    turns: Turns,
 }
 
 impl Processes {
     pub(super) fn new(command: CompilerCommand, limits: CompileLimits) -> Self {
-        Self { command, limits, free: Mutex::new(MAX_PROCESSES), freed: Condvar::new() }
+        Self { command, limits, turns: Turns::new(MAX_PROCESSES) }
     }
 
     /// Compiles a component, binary or text. Blocks, at most for its turn and the limit on the wall.
     pub(super) fn compile(
         &self,
+        who: For,
         component: &[u8],
         admission: &AdmissionLimits,
         copy_on_write: bool,
     ) -> Result<Compiled, AdmissionError> {
         admission.check_size(component)?;
         let job = Job { limits: self.limits, layout: admission.layout, copy_on_write };
-        let _turn = self.turn();
+        let _turn = self.turns.take(who);
         match &self.command.0 {
             Program::At(program) => self.run(program, component, &job),
             #[cfg(test)]
@@ -209,20 +210,9 @@ impl Processes {
         AdmissionError::Stopped(stop)
     }
 
-    fn turn(&self) -> Turn<'_> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = self.freed.wait_while(free, |free| *free == 0);
-        *taken.unwrap_or_else(PoisonError::into_inner) -= 1;
-        Turn(self)
-    }
-}
-
-struct Turn<'a>(&'a Processes);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.0.freed.notify_one();
+    /// How many run and wait.
+    pub(super) fn occupied(&self) -> Occupied {
+        self.turns.occupied()
     }
 }
 

@@ -21,13 +21,15 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 use super::{
     Breach, Component, LimitHit, LimitName, Limits, Overload, Reply, Sandbox, SandboxError, Usage,
     compile::{Loaded, printable},
+    engine::TICK_MS,
+    instances::Share,
     limits::{Meter, TooLargeInline},
     watch::{SLICE, Stop, Waiting, Watch},
     world::{self, EventBuffer, EventInput, FunctionPre, Refused},
 };
 #[cfg(feature = "portable")]
 use super::{portable, watch::Progress};
-use crate::id::FunctionId;
+use crate::{event::Place, id::FunctionId};
 
 /// Runs one function. One for each function of a revision; clones are the same runner.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ struct Inner {
     limits: Limits,
     function: FunctionId,
     tenant: Arc<str>,
+    /// Of the instance pool.
+    share: Arc<Share>,
     in_flight: Gate,
     /// Above zero: recent calls outlived their slice.
     heavy: AtomicU32,
@@ -53,6 +57,7 @@ impl Runner {
         limits: Limits,
     ) -> Self {
         Self(Arc::new(Inner {
+            share: sandbox.instances.share_of(&function.tenant),
             sandbox,
             component,
             limits,
@@ -86,10 +91,11 @@ impl Runner {
     pub(super) async fn run_event(
         &self,
         event: EventInput<'_>,
+        place: &Place,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
         let started = Instant::now();
-        let result = self.invoke(event, started, usage).await;
+        let result = self.invoke(event, place, started, usage).await;
         usage.wall = started.elapsed();
         result
     }
@@ -97,6 +103,11 @@ impl Runner {
     async fn invoke(
         &self,
         event: EventInput<'_>,
+        #[cfg_attr(
+            not(feature = "portable"),
+            expect(unused_variables, reason = "the narrow world names no place")
+        )]
+        place: &Place,
         started: Instant,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
@@ -122,11 +133,18 @@ impl Runner {
         }
         #[cfg(feature = "portable")]
         if let Some(Loaded::Portable(_)) = inner.component.ready() {
-            return self.on_guest_thread(permit, event, deadline, usage).await;
+            let request = portable::request(&event, place)?;
+            return self.on_guest_thread(permit, event.request_id, request, deadline, usage).await;
         }
         if inner.heavy.load(Ordering::Relaxed) == 0 {
+            let begun = Instant::now();
             let attempt = inner.attempt(event.clone(), Watch::slice(&inner.limits, deadline));
             attempt.add_to(usage);
+            // What the engine does for a guest, such as making an instance of sixty thousand types of resources, sees no tick.
+            // Whether it was that or a busy machine, a CPU thread measures.
+            if begun.elapsed() > MOST_INLINE {
+                inner.heavy.store(HEAVY, Ordering::Relaxed);
+            }
             match attempt.result {
                 Ok(reply) => return Ok(reply),
                 Err(Stopped::For(error)) => return Err(error),
@@ -147,8 +165,8 @@ impl Runner {
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
         let (send, receive) = oneshot::channel();
-        let waiting = Waiting::default();
-        let progress = waiting.progress();
+        let mut bill = Bill::open(usage);
+        let progress = bill.waiting.progress();
         let inner = Arc::clone(&self.0);
         let job = move || {
             if progress.is_cancelled() {
@@ -169,18 +187,14 @@ impl Runner {
             .map_err(|_| SandboxError::Overloaded(Overload::Queue))?;
         match tokio::time::timeout_at(deadline.into(), receive).await {
             Ok(Ok(attempt)) => {
-                attempt.add_to(usage);
+                bill.settle(&attempt);
                 attempt.result.map_err(|stopped| match stopped {
                     Stopped::For(error) => error,
                     Stopped::Outlived => SandboxError::internal("a whole budget has no slice"),
                 })
             }
             Ok(Err(_)) => Err(SandboxError::internal("the threads for guests are gone")),
-            Err(_) => {
-                usage.cpu += waiting.cpu();
-                usage.peak_memory = usage.peak_memory.max(waiting.peak_memory());
-                Err(self.out_of_wall(usage))
-            }
+            Err(_) => Err(self.out_of_wall(bill.usage)),
         }
     }
 
@@ -189,13 +203,14 @@ impl Runner {
     async fn on_guest_thread(
         &self,
         permit: Permit,
-        event: EventInput<'_>,
+        name: &str,
+        request: portable::Request,
         deadline: Instant,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
-        let (name, request) = (event.request_id.to_owned(), portable::request(&event)?);
-        let waiting = Waiting::default();
-        let (inner, progress) = (Arc::clone(&self.0), waiting.progress());
+        let name = name.to_owned();
+        let mut bill = Bill::open(usage);
+        let (inner, progress) = (Arc::clone(&self.0), bill.waiting.progress());
         let guest = async move {
             let _permit = permit;
             inner.attempt_portable(&name, request, deadline, progress).await
@@ -204,7 +219,7 @@ impl Runner {
         let running = running.map_err(|e| SandboxError::internal(format!("no threads for guests: {e}")))?;
         match tokio::time::timeout_at(deadline.into(), running).await {
             Ok(Ok(attempt)) => {
-                attempt.add_to(usage);
+                bill.settle(&attempt);
                 attempt.result.map_err(|stopped| match stopped {
                     Stopped::For(error) => error,
                     Stopped::Outlived => SandboxError::internal("a portable guest has no slice"),
@@ -214,11 +229,7 @@ impl Runner {
                 |_| SandboxError::internal("the threads for guests are gone"),
                 |p| panicked(&*p),
             )),
-            Err(_) => {
-                usage.cpu += waiting.cpu();
-                usage.peak_memory = usage.peak_memory.max(waiting.peak_memory());
-                Err(self.out_of_wall(usage))
-            }
+            Err(_) => Err(self.out_of_wall(bill.usage)),
         }
     }
 
@@ -235,10 +246,10 @@ impl Inner {
         let Some(Loaded::Narrow(pre)) = self.component.ready() else {
             return Attempt::failed(SandboxError::internal("the component is not loaded"));
         };
-        if !self.sandbox.instances.enter() {
-            return Attempt::failed(SandboxError::Overloaded(Overload::Instances));
-        }
-        let _slot = Slot(&self.sandbox.instances);
+        let _place = match self.sandbox.instances.enter(&self.share) {
+            Ok(place) => place,
+            Err(overload) => return Attempt::failed(SandboxError::Overloaded(overload)),
+        };
         guarded(|| self.call(pre, event, watch))
     }
 
@@ -253,17 +264,19 @@ impl Inner {
         let Some(Loaded::Portable(pre)) = self.component.ready() else {
             return Attempt::failed(SandboxError::internal("the component is not loaded"));
         };
-        if !self.sandbox.instances.enter() {
-            return Attempt::failed(SandboxError::Overloaded(Overload::Instances));
-        }
-        let _slot = Slot(&self.sandbox.instances);
-        let run = portable::invoke(pre, name, request, &self.limits, deadline, progress).await;
+        let _place = match self.sandbox.instances.enter(&self.share) {
+            Ok(place) => place,
+            Err(overload) => return Attempt::failed(SandboxError::Overloaded(overload)),
+        };
+        let part = self.sandbox.memory.part(&self.share);
+        let run = portable::invoke(pre, name, request, &self.limits, part, deadline, progress).await;
         let portable::Run { result, hits, peak, cpu, dropped } = run;
         Attempt { result: result.map_err(Stopped::For), hits, peak, cpu, dropped }
     }
 
     fn call(&self, pre: &FunctionPre<State>, event: EventInput<'_>, watch: Watch) -> Attempt {
-        let state = State { meter: Meter::new(self.limits.memory.value, watch.inline), watch };
+        let part = self.sandbox.memory.part(&self.share);
+        let state = State { meter: Meter::new(self.limits.memory.value, watch.inline, part), watch };
         let mut store = match Store::try_new(self.component.engine(), state) {
             Ok(store) => store,
             Err(e) => return Attempt::failed(SandboxError::internal(format!("no store: {e:#}"))),
@@ -340,6 +353,35 @@ impl Attempt {
     }
 }
 
+/// What a guest on another thread is charged with. Whoever waits for it may go at any moment, its time over or its connection
+/// closed: then it is charged with what it had used at its last tick, so that nobody computes for nothing by leaving early.
+struct Bill<'a> {
+    waiting: Waiting,
+    usage: &'a mut Usage,
+    settled: bool,
+}
+
+impl<'a> Bill<'a> {
+    fn open(usage: &'a mut Usage) -> Self {
+        Self { waiting: Waiting::default(), usage, settled: false }
+    }
+
+    /// The guest has ended by itself, and tells exactly what it used.
+    fn settle(&mut self, attempt: &Attempt) {
+        attempt.add_to(self.usage);
+        self.settled = true;
+    }
+}
+
+impl Drop for Bill<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.usage.cpu += self.waiting.cpu();
+            self.usage.peak_memory = self.usage.peak_memory.max(self.waiting.peak_memory());
+        }
+    }
+}
+
 /// What an error of the engine means.
 pub(super) fn stopped(limits: &Limits, error: &wasmtime::Error, meter: &Meter) -> Stopped {
     if let Some(stop) = error.downcast_ref::<Stop>() {
@@ -358,6 +400,9 @@ pub(super) fn stopped(limits: &Limits, error: &wasmtime::Error, meter: &Meter) -
     // A guest that is refused memory gives up in its own way: often by `unreachable`.
     if let Some(name) = meter.met().next() {
         return SandboxError::OutOfMemory(limits.hit(name)).into();
+    }
+    if meter.is_crowded() {
+        return SandboxError::Overloaded(Overload::Memory).into();
     }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return SandboxError::Trapped { reason: trap.to_string() }.into();
@@ -392,17 +437,17 @@ pub(super) struct State {
 
 /// Counts what is in flight.
 #[derive(Debug)]
-pub(super) struct Gate {
+struct Gate {
     limit: u32,
     inside: AtomicU32,
 }
 
 impl Gate {
-    pub(super) fn new(limit: u32) -> Self {
+    fn new(limit: u32) -> Self {
         Self { limit, inside: AtomicU32::new(0) }
     }
 
-    pub(super) fn enter(&self) -> bool {
+    fn enter(&self) -> bool {
         let inside = self.inside.fetch_add(1, Ordering::Relaxed);
         if inside >= self.limit {
             self.leave();
@@ -411,13 +456,8 @@ impl Gate {
         true
     }
 
-    pub(super) fn leave(&self) {
+    fn leave(&self) {
         self.inside.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// How many are inside, of how many. Who is being turned away is counted for a moment, hence the minimum.
-    pub(super) fn occupancy(&self) -> (u32, u32) {
-        (self.inside.load(Ordering::Relaxed).min(self.limit), self.limit)
     }
 }
 
@@ -427,15 +467,6 @@ struct Permit(Arc<Inner>);
 impl Drop for Permit {
     fn drop(&mut self) {
         self.0.in_flight.leave();
-    }
-}
-
-/// A place in the instance pool.
-struct Slot<'a>(&'a Gate);
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        self.0.leave();
     }
 }
 
@@ -452,6 +483,9 @@ fn panicked(panic: &(dyn Any + Send)) -> SandboxError {
 
 /// Quick calls in a row after which a heavy function is tried on an I/O thread again: each wrong guess costs a slice.
 const HEAVY: u32 = 16;
+
+/// How long a slice holds its thread at most, if it is the guest that does.
+const MOST_INLINE: Duration = Duration::from_millis(3 * TICK_MS);
 
 /// A function that needs more than this is kept off I/O threads.
 const QUICK_MEMORY_BYTES: u64 = 8 << 20;

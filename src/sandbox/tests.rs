@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{limits::SetBy::Platform, *};
-use crate::site::units::{Bytes, Span};
+use crate::{event::Place, site::units::Span};
 
 mod admission;
 mod hostile;
@@ -86,7 +86,7 @@ async fn used(runner: &Runner, body: &[u8]) -> (Result<Reply, SandboxError>, Usa
 
 pub(super) async fn used_by(runner: &Runner, event: EventInput<'_>) -> (Result<Reply, SandboxError>, Usage) {
     let mut usage = Usage::default();
-    let result = runner.run_event(event, &mut usage).await;
+    let result = runner.run_event(event, &Place::default(), &mut usage).await;
     (result, usage)
 }
 

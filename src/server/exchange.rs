@@ -5,16 +5,20 @@
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
-    time::Duration,
+    task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::{Instant, sleep_until};
 
-use super::frames::Flood;
+use super::{
+    Bounds,
+    clients::Room,
+    cut::Cut,
+    pace::{self, allowance},
+};
 use crate::http::head::BadHead;
 
 /// The exchanges of one connection.
@@ -31,12 +35,16 @@ struct State {
     refused: Option<BadHead>,
     /// Number and beginning of each request that has no whole reply yet; at most as many as streams.
     running: Vec<(u64, Instant)>,
+    /// Replies that the library has and the client has not taken whole.
+    untaken: usize,
+    /// Since when there is one, and how many bytes were taken since.
+    waits: Option<(Instant, u64)>,
     /// Since when there are none.
     quiet: Instant,
     /// Whether part of a head has come: its own timer runs.
     reading: bool,
     /// Why the connection is cut.
-    flood: Option<Flood>,
+    cut: Option<Cut>,
 }
 
 /// What is wrong with a connection that has waited too long.
@@ -44,8 +52,8 @@ struct State {
 pub(super) enum Late {
     /// Nothing is under way.
     Idle,
-    /// A request has no whole reply.
-    Overdue,
+    /// What is under way must end.
+    Cut(Cut),
 }
 
 impl Exchanges {
@@ -55,9 +63,11 @@ impl Exchanges {
             served: 0,
             refused: None,
             running: Vec::new(),
+            untaken: 0,
+            waits: None,
             quiet: Instant::now(),
             reading: false,
-            flood: None,
+            cut: None,
         })))
     }
 
@@ -94,40 +104,36 @@ impl Exchanges {
         }
     }
 
-    /// A request begins; it ends when what is returned is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> Exchange {
+    /// A request begins, and keeps the room that there is for it; it ends when what is returned is dropped.
+    pub(super) fn begin(self: &Arc<Self>, room: Option<Room>) -> Exchange {
         let mut state = self.lock();
         let number = state.running.iter().map(|(number, _)| number + 1).max().unwrap_or_default();
         state.running.push((number, Instant::now()));
-        Exchange { number, of: Arc::clone(self) }
+        Exchange { number, of: Arc::clone(self), room }
     }
 
-    /// Ends when this connection has been idle for `idle`, or one of its requests has lasted for `request`.
-    pub(super) async fn late(&self, idle: Duration, request: Duration) -> Late {
+    /// Ends when this connection has been idle for too long, or one of its requests or replies has.
+    pub(super) async fn late(&self, bounds: &Bounds) -> Late {
+        // Nothing that begins while this sleeps can be late sooner.
+        let shortest = bounds.request.min(pace::GRACE);
         loop {
-            let (deadline, late) = {
-                let state = self.lock();
-                match state.running.iter().map(|(_, begun)| *begun).min() {
-                    Some(oldest) => (oldest + request, Late::Overdue),
-                    None if state.reading => (Instant::now() + idle, Late::Idle),
-                    None => (state.quiet + idle, Late::Idle),
-                }
-            };
-            if Instant::now() >= deadline {
+            let now = Instant::now();
+            let (due, late) = self.lock().due(now, bounds);
+            if now >= due {
                 return late;
             }
-            sleep_until(deadline).await;
+            sleep_until(due.min(now + shortest)).await;
         }
     }
 
-    /// The connection is cut for this.
-    pub(super) fn cut(&self, flood: Flood) {
-        self.lock().flood = Some(flood);
+    /// The connection is cut for this, unless it is cut already.
+    pub(super) fn cut(&self, cut: Cut) {
+        self.lock().cut.get_or_insert(cut);
     }
 
     /// Why the connection was cut, if it was.
-    pub(super) fn flood(&self) -> Option<Flood> {
-        self.lock().flood
+    pub(super) fn was_cut(&self) -> Option<Cut> {
+        self.lock().cut
     }
 
     /// Whether no request is under way.
@@ -141,11 +147,34 @@ impl Exchanges {
     }
 }
 
+impl State {
+    /// When the connection is late, and how, if nothing happens before.
+    fn due(&self, now: Instant, bounds: &Bounds) -> (Instant, Late) {
+        let Some(oldest) = self.running.iter().map(|(_, begun)| *begun).min() else {
+            let since = if self.reading { now } else { self.quiet };
+            return (since + bounds.idle, Late::Idle);
+        };
+        let overdue = (oldest + bounds.request, Late::Cut(Cut::Overdue));
+        let unread = self
+            .waits
+            .map(|(since, taken)| (since + allowance(taken, bounds.min_rate), Late::Cut(Cut::Unread)));
+        unread.filter(|(due, _)| *due < overdue.0).unwrap_or(overdue)
+    }
+}
+
 /// One request on its way; dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Exchange {
     number: u64,
     of: Arc<Exchanges>,
+    room: Option<Room>,
+}
+
+impl Exchange {
+    /// Whether there is room for what it asks.
+    pub(super) fn has_room(&self) -> bool {
+        self.room.is_some()
+    }
 }
 
 impl Drop for Exchange {
@@ -158,28 +187,32 @@ impl Drop for Exchange {
     }
 }
 
-/// A reply's body, which keeps its exchange until the library has taken it or given it up.
+/// A reply's body. Its exchange goes with its bytes: a library that has taken them need not have sent them.
 #[derive(Debug)]
 pub(super) struct ReplyBody {
     body: Full<Bytes>,
-    _exchange: Exchange,
+    exchange: Option<Exchange>,
 }
 
 impl ReplyBody {
     pub(super) fn new(body: Full<Bytes>, exchange: Exchange) -> Self {
-        Self { body, _exchange: exchange }
+        Self { body, exchange: Some(exchange) }
     }
 }
 
 impl Body for ReplyBody {
-    type Data = Bytes;
+    type Data = ReplyBytes;
     type Error = std::convert::Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+    ) -> Poll<Option<Result<Frame<ReplyBytes>, Self::Error>>> {
+        let this = &mut *self;
+        // All of it comes at once.
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        let told = |bytes| ReplyBytes::new(bytes, this.exchange.take());
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(told))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -191,12 +224,78 @@ impl Body for ReplyBody {
     }
 }
 
+/// The bytes of a reply until the client has taken them or its stream is gone.
+///
+/// A client of HTTP/2 may open its window by a byte and no more: then its reply lies with the library, in nobody's time,
+/// and the connection looks idle to us and alive to TCP. So what was taken is counted here.
+#[derive(Debug)]
+pub(super) struct ReplyBytes {
+    bytes: Bytes,
+    exchange: Option<Exchange>,
+}
+
+impl ReplyBytes {
+    fn new(bytes: Bytes, exchange: Option<Exchange>) -> Self {
+        if let Some(exchange) = &exchange {
+            let mut state = exchange.of.lock();
+            state.untaken += 1;
+            state.waits.get_or_insert_with(|| (Instant::now(), 0));
+        }
+        Self { bytes, exchange }
+    }
+}
+
+impl Buf for ReplyBytes {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        if let Some(exchange) = &self.exchange
+            && let Some((_, taken)) = &mut exchange.of.lock().waits
+        {
+            *taken = taken.saturating_add(count as u64);
+        }
+    }
+}
+
+impl Drop for ReplyBytes {
+    fn drop(&mut self) {
+        if let Some(exchange) = &self.exchange {
+            let mut state = exchange.of.lock();
+            state.untaken = state.untaken.saturating_sub(1);
+            if state.untaken == 0 {
+                state.waits = None;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{future::poll_fn, time::Duration};
+
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(60);
     const REQUEST: Duration = Duration::from_secs(120);
+    const BOUNDS: Bounds = Bounds {
+        connections: 1,
+        connections_per_client: 1,
+        handshakes: 1,
+        handshakes_per_client: 1,
+        min_rate: 100,
+        handshake: IDLE,
+        header: IDLE,
+        idle: IDLE,
+        request: REQUEST,
+        drain: IDLE,
+    };
 
     #[test]
     fn c03_a_request_that_no_check_has_seen_is_refused() {
@@ -220,18 +319,66 @@ mod tests {
     async fn c01_nothing_under_way_is_idle_and_a_request_without_end_is_overdue() {
         let exchanges = Exchanges::new();
         let start = Instant::now();
-        assert_eq!(exchanges.late(IDLE, REQUEST).await, Late::Idle);
+        assert_eq!(exchanges.late(&BOUNDS).await, Late::Idle);
         assert_eq!(start.elapsed(), IDLE);
         // A connection with a request under way is not idle, and each has its own time.
-        let first = exchanges.begin();
+        let first = exchanges.begin(None);
         tokio::time::advance(REQUEST / 2).await;
-        let second = exchanges.begin();
+        let second = exchanges.begin(None);
         drop(first);
-        assert_eq!(exchanges.late(IDLE, REQUEST).await, Late::Overdue);
+        assert_eq!(exchanges.late(&BOUNDS).await, Late::Cut(Cut::Overdue));
         assert_eq!(start.elapsed(), IDLE + REQUEST / 2 + REQUEST);
         drop(second);
         let quiet = Instant::now();
-        assert_eq!(exchanges.late(IDLE, REQUEST).await, Late::Idle);
+        assert_eq!(exchanges.late(&BOUNDS).await, Late::Idle);
         assert_eq!(quiet.elapsed(), IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c01_a_request_that_begins_on_a_quiet_connection_has_no_more_time_than_others() {
+        let bounds = Bounds { request: Duration::from_secs(3), ..BOUNDS };
+        let exchanges = Exchanges::new();
+        let begins = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            exchanges.begin(None)
+        };
+        let start = Instant::now();
+        let (late, _exchange) = tokio::join!(exchanges.late(&bounds), begins);
+        assert_eq!((late, start.elapsed().as_secs()), (Late::Cut(Cut::Overdue), 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c01_a_reply_that_nobody_takes_is_not_waited_for_though_the_library_has_taken_it() {
+        for (bytes_a_second, seconds) in [(0, 5), (50, 9), (200, 120)] {
+            let exchanges = Exchanges::new();
+            let body = Full::new(Bytes::from(vec![0; 1 << 20]));
+            let mut reply = ReplyBody::new(body, exchanges.begin(None));
+            let taken = poll_fn(|context| Pin::new(&mut reply).poll_frame(context)).await;
+            let mut bytes = taken.unwrap().unwrap().into_data().unwrap();
+            drop(reply);
+            let takes = async {
+                loop {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    bytes.advance(bytes_a_second);
+                }
+            };
+            let start = Instant::now();
+            let late =
+                tokio::select! { late = exchanges.late(&BOUNDS) => late, () = takes => unreachable!() };
+            let cut = if seconds == 120 { Cut::Overdue } else { Cut::Unread };
+            assert_eq!((late, start.elapsed().as_secs()), (Late::Cut(cut), seconds), "{bytes_a_second}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_that_was_taken_leaves_the_connection_quiet() {
+        let exchanges = Exchanges::new();
+        let mut reply = ReplyBody::new(Full::new(Bytes::from_static(b"{}")), exchanges.begin(None));
+        let taken = poll_fn(|context| Pin::new(&mut reply).poll_frame(context)).await;
+        drop(reply);
+        assert!(!exchanges.is_quiet());
+        drop(taken);
+        assert!(exchanges.is_quiet());
+        assert_eq!(exchanges.late(&BOUNDS).await, Late::Idle);
     }
 }

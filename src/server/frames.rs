@@ -1,11 +1,11 @@
 //! The frames of an HTTP/2 connection, counted before the library works on them: floods are cut.
 //!
-//! Many frames cost their sender nothing and us something: an answer, a look-up, a stream that comes and goes. Each kind
-//! has a budget here that no client needs who wants replies, and which grows with time and with what is of use. The
-//! library has bounds of its own for memory (streams, header lists, resets it has not yet accepted); these bound work.
+//! The library has bounds of its own: for memory (streams, header lists, resets it has not yet accepted), and for streams
+//! that it has to reset. What it refuses for them never becomes a request, so it is read off the frames that it sends, and
+//! counted (INVARIANT Told).
 
 use std::{
-    fmt, io,
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -17,45 +17,18 @@ use tokio::{
     time::Instant,
 };
 
-use super::{alarm::Alarm, exchange::Exchanges};
-
-/// Why a connection is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Flood {
-    /// Streams that are opened and reset at once: CVE-2023-44487, CVE-2019-9514.
-    #[error("too many resets of streams")]
-    Resets,
-    /// Frames that carry nothing: SETTINGS (CVE-2019-9515), PING (CVE-2019-9512), PRIORITY (CVE-2019-9513), empty DATA
-    /// and HEADERS (CVE-2019-9518, CVE-2019-9516), CONTINUATION (CVE-2023-45288, RUSTSEC-2024-0332), and unknown kinds.
-    #[error("too many frames that carry nothing")]
-    Idle,
-    /// Windows opened by a few bytes at a time (CVE-2019-9511, CVE-2019-9517).
-    #[error("too many updates of windows")]
-    Windows,
-    /// The preface or a head did not come whole in its time.
-    #[error("a head came too slowly")]
-    Slow,
-}
-
-impl Flood {
-    /// The word under which it is counted.
-    pub(super) fn kind(self) -> &'static str {
-        match self {
-            Self::Resets => "flood_resets",
-            Self::Idle => "flood_idle",
-            Self::Windows => "flood_windows",
-            Self::Slow => "slow",
-        }
-    }
-}
+use super::{alarm::Alarm, budgets::Budgets, cut::Cut, exchange::Exchanges};
+use crate::record::Metrics;
 
 /// A stream whose frames are counted.
 #[derive(Debug)]
 pub(super) struct Frames<S> {
     stream: S,
     exchanges: Arc<Exchanges>,
+    metrics: Arc<Metrics>,
     at: At,
     budgets: Budgets,
+    sent: Sent,
     head_time: Duration,
     /// Since when a head is expected whole: from the start for the preface, then from each first frame of a head.
     head_since: Option<Instant>,
@@ -74,19 +47,26 @@ enum At {
 }
 
 impl<S> Frames<S> {
-    pub(super) fn new(stream: S, exchanges: Arc<Exchanges>, head_time: Duration) -> Self {
+    pub(super) fn new(
+        stream: S,
+        exchanges: Arc<Exchanges>,
+        metrics: Arc<Metrics>,
+        head_time: Duration,
+    ) -> Self {
         Self {
             stream,
             exchanges,
+            metrics,
             at: At::Preface(PREFACE_BYTES),
             budgets: Budgets::new(),
+            sent: Sent::default(),
             head_time,
             head_since: Some(Instant::now()),
             alarm: Alarm::default(),
         }
     }
 
-    fn follow(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+    fn follow(&mut self, mut bytes: &[u8]) -> Result<(), Cut> {
         while !bytes.is_empty() {
             let skip = |left: usize, bytes: &mut &[u8]| {
                 let (now, rest) = bytes.split_at_checked(left).unwrap_or((bytes, &[]));
@@ -122,7 +102,7 @@ impl<S> Frames<S> {
     }
 
     /// A frame's header is whole.
-    fn begin(&mut self, header: [u8; HEADER_BYTES]) -> Result<At, Flood> {
+    fn begin(&mut self, header: [u8; HEADER_BYTES]) -> Result<At, Cut> {
         let [high, middle, low, kind, flags, ..] = header;
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
         self.budgets.spend(kind, flags, length)?;
@@ -141,9 +121,104 @@ impl<S> Frames<S> {
         At::Header([0; HEADER_BYTES], 0)
     }
 
-    fn cut(&self, flood: Flood) -> io::Error {
-        self.exchanges.cut(flood);
-        io::Error::other(flood)
+    fn cut(&self, cut: Cut) -> io::Error {
+        self.exchanges.cut(cut);
+        io::Error::other(cut)
+    }
+
+    /// So many of these bytes went to the client.
+    fn wrote<'a>(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        slices: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.budgets.earn(bytes);
+            let mut left = bytes;
+            for slice in slices {
+                let gone = slice.get(..left).unwrap_or(slice);
+                left -= gone.len();
+                self.sent.follow(gone, |failure| match failure {
+                    Failure::Stream(kind) => self.metrics.unparsed(kind),
+                    Failure::Connection(cut) => self.exchanges.cut(cut),
+                });
+            }
+        }
+        written
+    }
+}
+
+/// The frames that the library sends, as far as they tell of a failure.
+#[derive(Debug, Default)]
+struct Sent {
+    /// A frame's header and the payload that is of interest.
+    head: [u8; HEADER_BYTES + GOAWAY_BYTES],
+    have: usize,
+    /// The rest of its payload.
+    skip: usize,
+}
+
+/// What the library refuses.
+enum Failure {
+    /// One stream, and how that is counted.
+    Stream(&'static str),
+    Connection(Cut),
+}
+
+impl Sent {
+    fn follow(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Failure)) {
+        while !bytes.is_empty() {
+            let wanted = self.wanted();
+            let step = if self.skip > 0 { self.skip } else { wanted - self.have };
+            let (now, rest) = bytes.split_at_checked(step).unwrap_or((bytes, &[]));
+            bytes = rest;
+            if self.skip > 0 {
+                self.skip -= now.len();
+                continue;
+            }
+            for (to, from) in self.head.iter_mut().skip(self.have).zip(now) {
+                *to = *from;
+            }
+            self.have += now.len();
+            if self.have >= HEADER_BYTES && self.have == self.wanted() {
+                if let Some(failure) = self.failure() {
+                    tell(failure);
+                }
+                self.skip = HEADER_BYTES + self.length() - self.have;
+                self.have = 0;
+            }
+        }
+    }
+
+    /// Bytes of the frame that are to be kept.
+    fn wanted(&self) -> usize {
+        let [_, _, _, kind, ..] = self.head;
+        match kind {
+            _ if self.have < HEADER_BYTES => HEADER_BYTES,
+            RST_STREAM => HEADER_BYTES + self.length().min(RST_STREAM_BYTES),
+            GOAWAY => HEADER_BYTES + self.length().min(GOAWAY_BYTES),
+            _ => HEADER_BYTES,
+        }
+    }
+
+    fn length(&self) -> usize {
+        let [high, middle, low, ..] = self.head;
+        u32::from_be_bytes([0, high, middle, low]) as usize
+    }
+
+    /// By the codes of RFC 9113 §7: a reset without error asks for no more of a body, and is no failure.
+    fn failure(&self) -> Option<Failure> {
+        let [_, _, _, kind, _, _, _, _, _, first @ .., _, _, _, _] = self.head;
+        let [.., a, b, c, d] = self.head;
+        match (kind, u32::from_be_bytes(first), u32::from_be_bytes([a, b, c, d])) {
+            (RST_STREAM, REFUSED_STREAM, _) => Some(Failure::Stream("stream_refused")),
+            (RST_STREAM, NO_ERROR | INTERNAL_ERROR | CANCEL, _) => None,
+            (RST_STREAM, ..) => Some(Failure::Stream("stream_malformed")),
+            (GOAWAY, _, NO_ERROR) => None,
+            (GOAWAY, _, ENHANCE_YOUR_CALM) => Some(Failure::Connection(Cut::Refusals)),
+            (GOAWAY, ..) => Some(Failure::Connection(Cut::Broken)),
+            _ => None,
+        }
     }
 }
 
@@ -162,7 +237,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
             }
             Poll::Pending => match this.head_since {
                 Some(since) => {
-                    this.alarm.poll(context, since + this.head_time).map(|()| Err(this.cut(Flood::Slow)))
+                    this.alarm.poll(context, since + this.head_time).map(|()| Err(this.cut(Cut::Slow)))
                 }
                 None => Poll::Pending,
             },
@@ -178,8 +253,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.budgets.earn(&written);
-        written
+        self.wrote(written, [bytes])
     }
 
     fn poll_write_vectored(
@@ -188,8 +262,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.budgets.earn(&written);
-        written
+        self.wrote(written, slices.iter().map(|slice| &**slice))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -205,117 +278,31 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
     }
 }
 
-/// What a connection may still send of frames that are free to send.
-#[derive(Debug)]
-struct Budgets {
-    resets: Budget,
-    idle: Budget,
-    windows: Budget,
-    /// Bytes written for which no update of a window was earned yet.
-    written: usize,
-}
-
-impl Budgets {
-    fn new() -> Self {
-        Self {
-            // A browser that leaves a page resets what it had open: some dozens at once, not every second.
-            resets: Budget::new(200, 20),
-            // Clients ask for a round-trip time some ten times a second, and split large heads into two or three frames.
-            idle: Budget::new(300, 50),
-            // Beside what replies earn, a client opens the windows of its streams as it opens them.
-            windows: Budget::new(500, 100),
-            written: 0,
-        }
-    }
-
-    fn spend(&mut self, kind: u8, flags: u8, length: usize) -> Result<(), Flood> {
-        match kind {
-            // A frame of padding alone is as empty as one of nothing; no client of an API pads.
-            DATA if flags & PADDED != 0 && length <= MAX_PADDING => self.idle.spend(Flood::Idle),
-            DATA if length > 0 || flags & END_STREAM != 0 => Ok(()),
-            HEADERS if length > 0 => {
-                self.windows.earn(WINDOWS_A_REQUEST);
-                Ok(())
-            }
-            RST_STREAM => self.resets.spend(Flood::Resets),
-            WINDOW_UPDATE => self.windows.spend(Flood::Windows),
-            _ => self.idle.spend(Flood::Idle),
-        }
-    }
-
-    /// Whoever takes replies must open windows for them; the smallest update of use is about this large.
-    fn earn(&mut self, written: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(bytes)) = written {
-            self.written += bytes;
-            if self.written >= BYTES_A_WINDOW {
-                self.windows.earn(u32::try_from(self.written / BYTES_A_WINDOW).unwrap_or(u32::MAX));
-                self.written %= BYTES_A_WINDOW;
-            }
-        }
-    }
-}
-
-/// So many at once and so many a second. The clock is looked at when nothing is left: in no second more than twice the
-/// burst and the rate can pass.
-struct Budget {
-    left: u32,
-    burst: u32,
-    a_second: u32,
-    since: Instant,
-}
-
-impl Budget {
-    fn new(burst: u32, a_second: u32) -> Self {
-        Self { left: burst, burst, a_second, since: Instant::now() }
-    }
-
-    fn earn(&mut self, more: u32) {
-        self.left = self.left.saturating_add(more).min(self.burst);
-    }
-
-    fn spend(&mut self, flood: Flood) -> Result<(), Flood> {
-        if self.left == 0 {
-            let now = Instant::now();
-            let came = now.duration_since(self.since).as_millis() * u128::from(self.a_second) / 1000;
-            if came == 0 {
-                return Err(flood);
-            }
-            self.since = now;
-            self.earn(u32::try_from(came).unwrap_or(u32::MAX));
-        }
-        self.left -= 1;
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Budget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.left, self.burst)
-    }
-}
-
 /// `PRI * HTTP/2.0…` (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;
 /// Length, kind, flags and stream (RFC 9113 §4.1).
 const HEADER_BYTES: usize = 9;
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const WINDOW_UPDATE: u8 = 8;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+pub(super) const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 0x1;
+pub(super) const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
-/// Most padding of one frame with the octet that counts it.
-const MAX_PADDING: usize = 256;
-/// Updates of windows that come with a request: its stream's and the connection's.
-const WINDOWS_A_REQUEST: u32 = 2;
-/// Bytes of a reply that earn an update.
-const BYTES_A_WINDOW: usize = 1024;
+pub(super) const PADDED: u8 = 0x8;
+/// An error code; the last stream and an error code (RFC 9113 §6.4, §6.8).
+const RST_STREAM_BYTES: usize = 4;
+const GOAWAY_BYTES: usize = 8;
+const NO_ERROR: u32 = 0;
+const INTERNAL_ERROR: u32 = 2;
+const REFUSED_STREAM: u32 = 7;
+const CANCEL: u32 = 8;
+const ENHANCE_YOUR_CALM: u32 = 11;
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -327,17 +314,17 @@ mod tests {
     }
 
     /// What came through, read in pieces of so many bytes, or what it was cut for.
-    async fn through(frames: &[Vec<u8>], piece: usize) -> Result<usize, Flood> {
+    async fn through(frames: &[Vec<u8>], piece: usize) -> Result<usize, Cut> {
         let bytes = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frames.concat()].concat();
         let exchanges = Exchanges::new();
         let stream = tokio::io::join(&bytes[..], tokio::io::sink());
-        let mut stream = Frames::new(stream, Arc::clone(&exchanges), Duration::from_secs(10));
+        let mut stream = Frames::new(stream, Arc::clone(&exchanges), Arc::default(), Duration::from_secs(10));
         let (mut all, mut buffer) = (0, vec![0; piece]);
         loop {
             match stream.read(&mut buffer).await {
                 Ok(0) => return Ok(all - PREFACE_BYTES),
                 Ok(n) => all += n,
-                Err(_) => return Err(exchanges.flood().unwrap()),
+                Err(_) => return Err(exchanges.was_cut().unwrap()),
             }
         }
     }
@@ -345,17 +332,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn c08_each_kind_of_flood_is_told_and_cut_however_it_is_cut_into_pieces() {
         for (kind, flags, length, flood) in [
-            (RST_STREAM, 0, 4, Flood::Resets),
-            (SETTINGS, 0, 0, Flood::Idle),
-            (SETTINGS, 1, 0, Flood::Idle),
-            (PING, 0, 8, Flood::Idle),
-            (2, 0, 5, Flood::Idle),
-            (DATA, 0, 0, Flood::Idle),
-            (DATA, PADDED, 9, Flood::Idle),
-            (HEADERS, END_HEADERS, 0, Flood::Idle),
-            (CONTINUATION, 0, 9, Flood::Idle),
-            (0xfe, 0, 3, Flood::Idle),
-            (WINDOW_UPDATE, 0, 4, Flood::Windows),
+            (RST_STREAM, 0, 4, Cut::Resets),
+            (SETTINGS, 0, 0, Cut::Idle),
+            (SETTINGS, 1, 0, Cut::Idle),
+            (PING, 0, 8, Cut::Idle),
+            (2, 0, 5, Cut::Idle),
+            (DATA, 0, 0, Cut::Idle),
+            (DATA, PADDED, 9, Cut::Idle),
+            (HEADERS, END_HEADERS, 0, Cut::Idle),
+            (CONTINUATION, 0, 9, Cut::Idle),
+            (0xfe, 0, 3, Cut::Idle),
+            (WINDOW_UPDATE, 0, 4, Cut::Windows),
         ] {
             for piece in [1, 13, 8192] {
                 let few = vec![frame(kind, flags, length); 150];
@@ -373,21 +360,50 @@ mod tests {
     async fn c08_opening_and_resetting_streams_is_cut_and_requests_alone_are_not() {
         let request = frame(HEADERS, END_HEADERS, 40);
         let rapid = vec![[request.clone(), frame(RST_STREAM, 0, 4)].concat(); 1000];
-        assert_eq!(through(&rapid, 4096).await, Err(Flood::Resets));
+        assert_eq!(through(&rapid, 4096).await, Err(Cut::Resets));
         let windows = [frame(WINDOW_UPDATE, 0, 4), frame(WINDOW_UPDATE, 0, 4)].concat();
         let plain = vec![[request, frame(DATA, END_STREAM, 100), windows].concat(); 5000];
         assert_eq!(through(&plain, 4096).await, Ok(plain.concat().len()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_budget_grows_with_time() {
-        let mut budget = Budget::new(10, 5);
-        let mut spent = |times: u32| (0..times).filter(|_| budget.spend(Flood::Idle).is_ok()).count();
-        assert_eq!(spent(20), 10);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(spent(20), 5);
-        tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(spent(20), 10);
+    async fn c08_what_the_library_refuses_is_read_off_the_frames_that_it_sends_however_it_writes_them() {
+        let sent = |kind: u8, payload: &[u8]| {
+            let length = u8::try_from(payload.len()).unwrap();
+            [&[0, 0, length, kind, 0, 0, 0, 0, 1][..], payload].concat()
+        };
+        let reset = |code: u8| sent(RST_STREAM, &[0, 0, 0, code]);
+        // Data that looks like a reset, resets with and without a failure, and the last word with its explanation.
+        let bytes = [
+            sent(SETTINGS, &[0; 6]),
+            sent(DATA, &reset(1)),
+            reset(1),
+            sent(DATA, &[]),
+            reset(0),
+            reset(8),
+            reset(7),
+            reset(3),
+            sent(GOAWAY, b"\0\0\0\x01\0\0\0\x0bcalm"),
+            sent(GOAWAY, &[0; 8]),
+        ]
+        .concat();
+        for piece in [1, 5, 13, 8192] {
+            let (exchanges, metrics) = (Exchanges::new(), Arc::new(Metrics::new()));
+            let nobody = tokio::io::join(tokio::io::empty(), tokio::io::sink());
+            let time = Duration::from_secs(10);
+            let mut stream = Frames::new(nobody, Arc::clone(&exchanges), Arc::clone(&metrics), time);
+            for pair in bytes.chunks(2 * piece) {
+                let (one, other) = pair.split_at(piece.min(pair.len()));
+                stream.write_all(one).await.unwrap();
+                let slices = [io::IoSlice::new(other), io::IoSlice::new(&[])];
+                assert_eq!(stream.write_vectored(&slices).await.unwrap(), other.len());
+            }
+            let text = metrics.encode();
+            for line in ["{kind=\"stream_malformed\"} 2", "{kind=\"stream_refused\"} 1"] {
+                assert!(text.contains(&format!("sandgate_unparsed_total{line}")), "{piece}: {text}");
+            }
+            assert_eq!(exchanges.was_cut(), Some(Cut::Refusals), "{piece}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -401,10 +417,11 @@ mod tests {
             let (gate, mut client) = tokio::io::duplex(64);
             let exchanges = Exchanges::new();
             let begun = Instant::now();
-            let mut stream = Frames::new(gate, Arc::clone(&exchanges), Duration::from_secs(10));
-            tokio::io::AsyncWriteExt::write_all(&mut client, &bytes).await.unwrap();
+            let mut stream =
+                Frames::new(gate, Arc::clone(&exchanges), Arc::default(), Duration::from_secs(10));
+            client.write_all(&bytes).await.unwrap();
             assert!(stream.read_to_end(&mut Vec::new()).await.is_err());
-            assert_eq!((exchanges.flood(), begun.elapsed().as_secs()), (Some(Flood::Slow), 10));
+            assert_eq!((exchanges.was_cut(), begun.elapsed().as_secs()), (Some(Cut::Slow), 10));
         }
     }
 }

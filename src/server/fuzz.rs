@@ -22,17 +22,20 @@ use tokio::{
     time::Duration,
 };
 
-use super::{exchange::Exchanges, raw::Raw};
+use super::{connection::MAX_BUFFER_BYTES, exchange::Exchanges, raw::Raw};
 use crate::http::head::{self, BadHead, Framing, Scan};
 
 /// What came of one head, as seen behind the adapter or as it ought to be.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
-    /// Method, target and number of fields; the body where a length says how long it is, as far as it came.
-    Request { line: Vec<u8>, fields: usize, body: Option<Vec<u8>> },
+    /// A request; its body where a length says how long it is, as far as it came.
+    Request { method: String, authority: String, target: String, fields: Fields, body: Option<Vec<u8>> },
     /// Refused for this.
     Refused(BadHead),
 }
+
+/// Names and values, by name: the library keeps the order of values alone.
+type Fields = Vec<(String, Vec<u8>)>;
 
 /// Bytes of a connection; the first says how they are cut.
 pub fn head(data: &[u8]) {
@@ -61,22 +64,17 @@ fn ought(mut bytes: &[u8]) -> Vec<Seen> {
             }
         };
         let head = head.strip_prefix(b"\r\n").unwrap_or(head);
-        let mut lines = head.split(|b| *b == b'\n').filter(|line| !matches!(line, [] | [b'\r']));
-        let line = lines
-            .next()
-            .and_then(|line| line.strip_suffix(b" HTTP/1.1\r").or(line.strip_suffix(b" HTTP/1.0\r")));
-        let line = as_the_library_writes_it(line.unwrap_or_default());
-        let fields = lines.count();
+        let request = |body| plainly(head, body);
         let length = match verdict.framing {
             Framing::None => 0,
             Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
             Framing::Chunked => {
-                all.push(Seen::Request { line, fields, body: None });
+                all.push(request(None));
                 return all;
             }
         };
         let (body, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
-        all.push(Seen::Request { line, fields, body: Some(body.to_vec()) });
+        all.push(request(Some(body.to_vec())));
         // The last of a connection of HTTP/1.0, or of one that is to be closed.
         if body.len() < length || closes(head) {
             return all;
@@ -85,19 +83,32 @@ fn ought(mut bytes: &[u8]) -> Vec<Seen> {
     }
 }
 
-/// A method and target, with the scheme in small letters and `/` for no path: what means the same (RFC 9110 §4.2.3).
-fn as_the_library_writes_it(line: &[u8]) -> Vec<u8> {
-    const SCHEME: &[u8] = b"https://";
-    let Some(space) = line.iter().position(|b| *b == b' ') else { return line.to_vec() };
-    let (method, target) = line.split_at(space + 1);
-    let Some((scheme, rest)) = target.split_at_checked(SCHEME.len()) else { return line.to_vec() };
-    if !scheme.eq_ignore_ascii_case(SCHEME) {
-        return line.to_vec();
-    }
-    let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let no_path: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
-    [method, SCHEME, authority, no_path, path].concat()
+/// The plainest reading of a head that passed the check: lines, words, colons.
+fn plainly(head: &[u8], body: Option<Vec<u8>>) -> Seen {
+    let mut lines = head.split(|b| *b == b'\n').filter_map(|line| line.strip_suffix(b"\r"));
+    let line = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
+    let mut words = line.split(' ').map(str::to_owned);
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (authority, target) = match target.split_once("://").filter(|_| !target.starts_with('/')) {
+        None => (String::new(), target),
+        Some((_, rest)) => {
+            let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+            let slash = if target.starts_with('/') { "" } else { "/" };
+            (authority.to_owned(), format!("{slash}{target}"))
+        }
+    };
+    let fields = lines.filter(|line| !line.is_empty()).filter_map(|line| {
+        let colon = line.iter().position(|b| *b == b':')?;
+        let (name, value) = (line.get(..colon)?, line.get(colon + 1..)?);
+        Some((String::from_utf8_lossy(name).to_ascii_lowercase(), value.trim_ascii().to_vec()))
+    });
+    Seen::Request { method, authority, target, fields: by_name(fields), body }
+}
+
+fn by_name(fields: impl Iterator<Item = (String, Vec<u8>)>) -> Fields {
+    let mut fields: Fields = fields.collect();
+    fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+    fields
 }
 
 /// Whether the client closes after this request (RFC 9112 §9.3).
@@ -121,7 +132,7 @@ fn behind(bytes: &[u8], piece: usize) -> Vec<Seen> {
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
-        .max_buf_size(super::MAX_BUFFER_BYTES)
+        .max_buf_size(MAX_BUFFER_BYTES)
         .serve_connection(TokioIo::new(raw), service);
     until_quiet(connection);
     all.take()
@@ -142,11 +153,19 @@ async fn answer(
         return reply;
     }
     let (parts, mut body) = request.into_parts();
-    let target = parts.uri.to_string();
-    let line = format!("{} {target}", parts.method).into_bytes();
     let at = all.borrow().len();
-    let seen = Seen::Request { line, fields: parts.headers.len(), body: (!chunked).then(Vec::new) };
-    all.borrow_mut().push(seen);
+    all.borrow_mut().push(Seen::Request {
+        method: parts.method.to_string(),
+        authority: parts.uri.authority().map(ToString::to_string).unwrap_or_default(),
+        target: match parts.uri.query() {
+            Some(query) => format!("{}?{query}", parts.uri.path()),
+            None => parts.uri.path().to_owned(),
+        },
+        fields: by_name(
+            parts.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())),
+        ),
+        body: (!chunked).then(Vec::new),
+    });
     while let Some(Ok(frame)) = body.frame().await {
         if let (Some(Seen::Request { body: Some(so_far), .. }), Ok(data)) =
             (all.borrow_mut().get_mut(at), frame.into_data())
@@ -214,54 +233,4 @@ impl AsyncWrite for Pieces {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Requests whole and torn, bodies that look like requests, and what smugglers send.
-    fn piece() -> impl Strategy<Value = Vec<u8>> {
-        let words: [&[u8]; 25] = [
-            b"GET /a/b HTTP/1.1\r\nHost: a\r\n\r\n",
-            b"POST /a/b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
-            b"POST /a/b HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n",
-            b"POST /a/b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
-            b"POST /a/b HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx",
-            b"GET https://a/a?b HTTP/1.1\r\nHost: a\r\n\r\n",
-            b"GET httPs://a?b HTTP/1.1\r\nHost: a\r\n\r\n",
-            b"GET /a/b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-            b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
-            b"GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-            b"GET refused://head/ HTTP/1.1\r\n\r\n",
-            b"5\r\nhello\r\n",
-            b"0\r\n\r\n",
-            b"POST /a HTTP/1.1\r\n",
-            b"Host: a\r\n",
-            b"Content-Length: 3\r\n",
-            b"Transfer-Encoding: chunked\r\n",
-            b"Expect: 100-continue\r\n",
-            b"\r\n",
-            b"\r\n\r\n",
-            b"\n",
-            b"abc",
-            b" ",
-            b"Connection: close\r\n",
-            b"GET / HTTP/1.1\r\n",
-        ];
-        prop_oneof![
-            9 => proptest::sample::select(words.map(<[u8]>::to_vec).to_vec()),
-            1 => proptest::collection::vec(any::<u8>(), 0..6),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn c03_the_library_reads_what_was_checked_whatever_comes_in_whatever_pieces(
-            pieces in proptest::collection::vec(piece(), 0..8), cut in 1u8..=255
-        ) {
-            for cut in [cut, 1, 255] {
-                head(&[&[cut][..], &pieces.concat()].concat());
-            }
-        }
-    }
-}
+mod tests;

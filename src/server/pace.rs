@@ -6,6 +6,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,12 +16,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::alarm::Alarm;
+use super::{alarm::Alarm, cut::Cut, exchange::Exchanges};
 
 /// A stream that fails once its reader is slower than it may be.
 #[derive(Debug)]
 pub(super) struct Paced<S> {
     stream: S,
+    exchanges: Arc<Exchanges>,
     /// Bytes a second.
     rate: u64,
     /// Since when something waits to be taken, and what was taken since.
@@ -29,8 +31,8 @@ pub(super) struct Paced<S> {
 }
 
 impl<S> Paced<S> {
-    pub(super) fn new(stream: S, rate: u64) -> Self {
-        Self { stream, rate, waits: None, alarm: Alarm::default() }
+    pub(super) fn new(stream: S, exchanges: Arc<Exchanges>, rate: u64) -> Self {
+        Self { stream, exchanges, rate, waits: None, alarm: Alarm::default() }
     }
 
     fn taken(&mut self, bytes: usize) {
@@ -43,12 +45,15 @@ impl<S> Paced<S> {
     fn waiting<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         let (since, taken) = *self.waits.get_or_insert_with(|| (Instant::now(), 0));
         let due = since + allowance(taken, self.rate);
-        self.alarm.poll(context, due).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        self.alarm.poll(context, due).map(|()| {
+            self.exchanges.cut(Cut::Unread);
+            Err(io::ErrorKind::TimedOut.into())
+        })
     }
 }
 
 /// Time in which so many bytes must have moved.
-fn allowance(bytes: u64, rate: u64) -> Duration {
+pub(super) fn allowance(bytes: u64, rate: u64) -> Duration {
     GRACE + Duration::from_millis(bytes.saturating_mul(1000) / rate.max(1))
 }
 
@@ -114,7 +119,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 }
 
 /// A line may hang for so long before its rate is looked at.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -128,8 +133,11 @@ mod tests {
     async fn c01_who_never_reads_is_cut_after_the_grace() {
         let (gate, _client) = tokio::io::duplex(16);
         let begun = Instant::now();
-        let failed = Paced::new(gate, RATE).write_all(&[0; 64]).await.unwrap_err();
+        let exchanges = Exchanges::new();
+        let mut gate = Paced::new(gate, Arc::clone(&exchanges), RATE);
+        let failed = gate.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!((failed.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, GRACE));
+        assert_eq!(exchanges.was_cut(), Some(Cut::Unread));
     }
 
     #[tokio::test(start_paused = true)]
@@ -146,7 +154,7 @@ mod tests {
                     }
                 }
             });
-            let mut gate = Paced::new(gate, RATE);
+            let mut gate = Paced::new(gate, Exchanges::new(), RATE);
             let written = gate.write_all(&vec![0; 64 * RATE as usize]).await;
             assert_eq!(written.is_ok(), whole, "{bytes} bytes a second");
             reader.abort();

@@ -10,14 +10,14 @@ use std::{
 };
 
 use tokio::{net::TcpListener, task::JoinHandle};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use super::{Bounds, Server, Shutdown};
+use super::{Bounds, Server, Shutdown, descriptors, reload::Reloader};
 use crate::{
     authn::{self, KeyFetch},
     event,
     http::health::{self, Mode},
-    pipeline::{Blocks, Builder, FaultyPlatform, Gateway},
+    pipeline::{Blocks, Builder, FaultyPlatform, Gateway, Patience},
     record::{
         self, AuditError, AuditLog, CheckpointKey, Metrics,
         trace::{ExportError, TraceSettings, Traces},
@@ -28,9 +28,9 @@ use crate::{
         blocked::Blocked,
         config::{Durability, ServerConfig},
         dev::{DevError, DevMaterial},
-        diagnostic::{Diagnostic, with_causes},
+        diagnostic::Diagnostic,
         units::Span,
-        watch::{Changes, Trigger, Watch},
+        watch::{Trigger, Watch},
     },
     tls::{self, Certificates, TlsError},
 };
@@ -188,7 +188,13 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         metrics: Arc::clone(&metrics),
         development: options.mode == Mode::Development,
         schemas: event::Schemas::default(),
+        patience: match options.mode {
+            Mode::Development => Patience::DEVELOPING,
+            Mode::Production => Patience::SERVING,
+        },
     };
+    let compiled = watch.trigger();
+    builder.sandbox.when_compiled(move |tenants| compiled.changed(tenants));
     let (builder, site, built) = blocking(move || {
         let built = builder.build(&site, None);
         (builder, site, built)
@@ -223,8 +229,9 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let listener = bind(listen, "the data plane").await?;
     let ops = bind(ops_listen, "the ops listener").await?;
+    let components = site.tenants.values().map(|tenant| tenant.functions.len() as u64).sum();
     let bounds = Bounds {
-        connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
+        connections: descriptors::connections(config.server.max_connections, components),
         connections_per_client: config.server.max_connections_per_client,
         handshakes: usize::try_from(config.server.max_handshakes).unwrap_or(usize::MAX),
         handshakes_per_client: config.server.max_handshakes_per_client,
@@ -256,11 +263,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         certificate_fault: None,
     };
     let helpers = vec![
-        tokio::spawn(async move {
-            if let Err(error) = health::serve(ops, router).await {
-                error!(%error, "the ops listener ended");
-            }
-        }),
+        tokio::spawn(health::serve(ops, router)),
         tokio::spawn(keep_audit(Arc::clone(&gateway))),
         tokio::spawn(super::blocklist::watch(Arc::clone(&gateway), options.site.clone())),
         tokio::spawn(reloader.run()),
@@ -303,7 +306,9 @@ pub fn sandbox_settings(config: &ServerConfig, data_dir: Option<PathBuf>) -> Set
         // A busy machine gives a compilation a fifth of a core.
         wall: Span(config.sandbox.compile_cpu.0.saturating_mul(5)),
     };
-    Settings { pool, admission, portable: config.sandbox.portable, compile, data_dir, ..Settings::default() }
+    let usual = Settings::default();
+    let memory = config.sandbox.memory.unwrap_or(usual.memory);
+    Settings { pool, admission, portable: config.sandbox.portable, compile, data_dir, memory, ..usual }
 }
 
 /// How remote key sets are fetched by `sandgate.toml`.
@@ -381,91 +386,9 @@ async fn keep_audit(gateway: Arc<Gateway>) {
     }
 }
 
-/// Puts in force what the site's authors write, part by part.
-struct Reloader {
-    gateway: Arc<Gateway>,
-    builder: Builder,
-    site: Site,
-    watch: Watch,
-    certificates: Arc<Certificates>,
-    certificate: PathBuf,
-    key: PathBuf,
-    /// Why the files' pair is not in force.
-    certificate_fault: Option<Diagnostic>,
-}
-
-impl Reloader {
-    async fn run(mut self) {
-        if let Some(fault) = self.watch.take_fault() {
-            warn!(error = %fault, "the site is not watched whole: SIGHUP reads it again");
-        }
-        loop {
-            let changes = self.watch.next().await;
-            let gateway = Arc::clone(&self.gateway);
-            // Compiling takes as long as it takes; requests go on meanwhile on the revision in force.
-            match tokio::task::spawn_blocking(move || {
-                self.apply(&changes);
-                self
-            })
-            .await
-            {
-                Ok(reloader) => self = reloader,
-                Err(error) => {
-                    error!(%error, "reloading ended badly; the revision in force stays, and nothing is reloaded any more");
-                    let fault = Diagnostic::fault("reloading ended badly: restart the gateway");
-                    gateway.keep(vec![fault]);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn apply(&mut self, changes: &Changes) {
-        self.site = self.site.refresh(changes);
-        if changes.everything || changes.platform {
-            let reloaded = self.certificates.reload(&self.certificate, &self.key);
-            self.certificate_fault = reloaded.err().map(|error| {
-                let fault =
-                    Diagnostic::fault(format!("the certificate in use stays: {}", with_causes(&error)));
-                error!("{}", fault.one_line());
-                fault
-            });
-        }
-        match self.builder.build(&self.site, Some(&self.gateway.revision())) {
-            Ok((revision, diagnostics)) => {
-                let faults = revision.diagnostics().filter(|(_, diagnostic)| diagnostic.is_fault());
-                for (tenant, fault) in faults.take(MAX_LOGGED) {
-                    error!(tenant.id = %tenant, "the tenant's last good part stays: {}", fault.one_line());
-                }
-                for diagnostic in diagnostics.iter().take(MAX_LOGGED) {
-                    warn!("{}", diagnostic.one_line());
-                }
-                for tenant in revision.serving() {
-                    tenant.authenticator.start(&tokio::runtime::Handle::current());
-                }
-                info!(revision = %revision.id(), "a revision is in force");
-                self.gateway.swap(revision);
-                // Tenants go on; that the operator has something to mend is told until it is mended.
-                if let Some(fault) = &self.certificate_fault {
-                    self.gateway.keep(vec![fault.clone()]);
-                }
-            }
-            Err(FaultyPlatform(mut faults)) => {
-                faults.extend(self.certificate_fault.clone());
-                for fault in faults.iter().take(MAX_LOGGED) {
-                    error!("the platform part in force stays: {}", fault.one_line());
-                }
-                self.gateway.keep(faults);
-            }
-        }
-    }
-}
-
 /// For the last traces, though connections took the whole drain time.
 const FLUSH_AT_LEAST: Duration = Duration::from_secs(1);
 /// How often the audit log looks at what is due.
 const AUDIT_TICK: Duration = Duration::from_secs(1);
 /// What a cached token weighs about, in bytes: the unit of `[cache] tokens`.
 const TOKEN_BYTES: u64 = 2048;
-/// Most lines that one reload logs of a kind.
-const MAX_LOGGED: usize = 50;

@@ -76,6 +76,12 @@ pub enum BlockedError {
     /// The file is faulty.
     #[error("`{FILE}` is not a list of what is blocked: {0}")]
     Faulty(String),
+    /// It would be longer than what is read.
+    #[error(
+        "`{FILE}` would be larger than {MAX_BYTES} bytes, and such a list is not read: let go what need not be blocked any more, or \
+         block the key or the tenant instead of each caller"
+    )]
+    Full,
     /// The system would not.
     #[error("`{path}` cannot be {what}")]
     Io {
@@ -160,11 +166,15 @@ impl Blocked {
         flock(&folder, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
         let mut blocked = Self::read(site)?;
         let told = change(&mut blocked);
+        let mut text = serde_json::to_vec_pretty(&blocked).map_err(|error| failed(error.into()))?;
+        text.push(b'\n');
+        if text.len() as u64 > MAX_BYTES {
+            return Err(BlockedError::Full);
+        }
         let beside = site.join(format!("{FILE}.new"));
         let written = (|| {
             let mut file = fs::File::create(&beside)?;
-            serde_json::to_writer_pretty(&mut file, &blocked)?;
-            file.write_all(b"\n")?;
+            file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
             folder.sync_all()
@@ -280,6 +290,19 @@ mod tests {
             assert!(!Blocked::change(dir.path(), |b| b.unblock(target)).unwrap());
         }
         assert_eq!(fs::read_to_string(dir.path().join(FILE)).unwrap(), "{}\n");
+    }
+
+    #[test]
+    fn a_list_that_nobody_would_read_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let block = |name: &str, why: &str| {
+            let note = Note { since: String::new(), why: why.to_owned() };
+            Blocked::change(dir.path(), |list| list.block(Target::Tenant(name.parse().unwrap()), note))
+        };
+        assert!(block("acme", &"x".repeat(MAX_BYTES as usize / 2)).unwrap());
+        assert!(matches!(block("globex", &"x".repeat(MAX_BYTES as usize / 2)), Err(BlockedError::Full)));
+        assert!(block("globex", "x").unwrap());
+        assert_eq!(Blocked::read(dir.path()).unwrap().entries().count(), 2, "what was blocked still is");
     }
 
     #[test]

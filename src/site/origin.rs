@@ -1,6 +1,6 @@
 //! Where callers find the data plane, as they write it: `https://gate.example`.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -45,8 +45,15 @@ impl Origin {
     /// A tenant's host as callers of it find the data plane: behind the same port.
     #[must_use]
     pub fn at_host(&self, host: &HostName) -> Self {
-        let port = self.authority().get(self.host().len()..).unwrap_or_default();
-        Self(format!("{SCHEME}{host}{port}"))
+        Self(format!("{SCHEME}{}", self.authority_at(host)))
+    }
+
+    /// The authority of a tenant's host behind the same port.
+    pub fn authority_at<'a>(&self, host: &'a HostName) -> Cow<'a, str> {
+        match self.authority().get(self.host().len()..).unwrap_or_default() {
+            "" => Cow::Borrowed(host.as_str()),
+            port => Cow::Owned(format!("{host}{port}")),
+        }
     }
 
     /// Whether the authority of a URL is this origin's. Case does not count, nor a default port that is written, or left

@@ -67,7 +67,7 @@ pub struct Watch {
     reader: Option<JoinHandle<()>>,
 }
 
-/// Asks for everything to be looked at again, from anywhere.
+/// Asks for everything, or for some tenants' parts, to be looked at again, from anywhere.
 #[derive(Debug, Clone)]
 pub struct Trigger(Arc<Shared>);
 
@@ -75,6 +75,11 @@ impl Trigger {
     /// As if everything had changed.
     pub fn pull(&self) {
         self.0.note(|pending| pending.changes = Changes::everything());
+    }
+
+    /// As if parts of these tenants had changed.
+    pub fn changed(&self, tenants: BTreeSet<TenantName>) {
+        self.0.note(|pending| pending.changes.tenants.extend(tenants));
     }
 }
 

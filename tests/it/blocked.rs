@@ -92,6 +92,20 @@ async fn a_call_in_flight_is_cancelled_and_recorded() {
 }
 
 #[tokio::test]
+async fn a_call_whose_body_is_still_to_come_is_cancelled_too() {
+    let live = World::with("echo", &echo()).start().await;
+    let held = live.invoke("acme/echo").hold().await;
+    operator(live.path(), &["block", "function", "acme/echo"]);
+    let reply = held.unfinished().await;
+    assert_eq!(reply.summary(), "403 forbidden");
+    let record = live.record(&reply);
+    assert_eq!(
+        (&record["stage"], &record["outcome"]["reason"]),
+        (&json!("validate"), &json!("function acme/echo is blocked"))
+    );
+}
+
+#[tokio::test]
 async fn a_list_that_cannot_be_read_changes_nothing_and_keeps_a_gateway_from_starting() {
     let live =
         World::with("echo", &echo()).file("blocked.json", r#"{"function": {"acme/echo": {}}}"#).start().await;

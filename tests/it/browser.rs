@@ -124,8 +124,42 @@ async fn c11_every_reply_bears_the_headers_of_discipline_and_no_banner() {
         assert_eq!(reply.header("cache-control"), Some("no-store"), "{reply:?}");
         assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{reply:?}");
         assert_eq!(reply.header("strict-transport-security"), Some("max-age=31536000"), "{reply:?}");
+        // One framing, the gateway's own (RFC 9110 §8.6: none without a body that could be).
+        let length = reply.header("content-length").map(|length| length.parse().unwrap());
+        assert_eq!(length, (reply.status != 204).then_some(reply.body.len()), "{reply:?}");
+        assert_eq!(reply.header("transfer-encoding"), None, "{reply:?}");
         for banner in ["server", "x-powered-by", "via"] {
             assert_eq!(reply.header(banner), None, "{reply:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn c11_d14_a_reply_may_be_kept_by_its_callers_own_cache_and_by_no_other() {
+    let manifest =
+        "component = \"component.wat\"\nmethods = [\"POST\"]\n[event]\nmedia-types = [\"text/plain\"]\n";
+    let mut world = World::new().tenant("acme");
+    for (name, said) in [("kept", "max-age=60"), ("shared", "public, max-age=60"), ("late", "s-maxage=60")] {
+        let guest = guest::guest("answers-header")
+            .replace("(i32.const 32) \"v\"", &format!("(i32.const 32) \"{said}\""))
+            .replace("(i32.const 76) (i32.const 1)", &format!("(i32.const 76) (i32.const {})", said.len()));
+        world = world
+            .function("acme", name, &guest)
+            .file(&format!("functions/acme/{name}/function.toml"), manifest);
+    }
+    let live = world.start().await;
+    let call = |function: &str| {
+        live.invoke(&format!("acme/{function}")).content_type(Some("text/plain")).text("cache-control")
+    };
+    let kept = call("kept").send().await;
+    assert_eq!(kept.summary(), "200");
+    assert_eq!(kept.header("cache-control"), Some("private, max-age=60"));
+    assert_eq!(kept.header("vary"), Some("authorization, origin"));
+    for function in ["shared", "late"] {
+        let refused = call(function).send().await;
+        assert_eq!(refused.summary(), "502 function_failed", "{function}");
+        assert_eq!(refused.header("cache-control"), Some("no-store"));
+        let reason = live.record(&refused)["outcome"]["reason"].to_string();
+        assert!(reason.contains("the value of header `cache-control` is not allowed"), "{reason}");
     }
 }

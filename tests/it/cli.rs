@@ -10,7 +10,7 @@ use std::{
 
 use sandgate::{authn::dev, site::tenant::RawTenant};
 
-use crate::world::World;
+use crate::{sample, world::World};
 
 /// Exit code, standard output, standard error.
 pub(crate) fn sandgate(args: &[&str]) -> (u8, String, String) {
@@ -19,10 +19,6 @@ pub(crate) fn sandgate(args: &[&str]) -> (u8, String, String) {
     let args = std::iter::once("sandgate").chain(args.iter().copied()).map(Into::into);
     let code = sandgate::cli::run(args, &mut out, &mut err);
     (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
-}
-
-fn own_site() -> &'static str {
-    env!("CARGO_MANIFEST_DIR")
 }
 
 #[test]
@@ -57,11 +53,13 @@ fn every_help_has_a_purpose_its_defaults_and_an_example() {
 
 #[test]
 fn the_sample_site_has_no_fault_and_its_policies_do_what_their_tests_say() {
-    let (code, out, err) = sandgate(&["check", "--site", own_site()]);
+    let site = sample::site();
+    let site = site.path().to_str().unwrap();
+    let (code, out, err) = sandgate(&["check", "--site", site]);
     assert_eq!(code, 0, "{out}{err}");
-    let (code, out, _) = sandgate(&["policy", "test", "--site", own_site()]);
+    let (code, out, _) = sandgate(&["policy", "test", "--site", site]);
     assert_eq!(code, 0, "{out}");
-    let (code, out, _) = sandgate(&["policy", "matrix", "--site", own_site()]);
+    let (code, out, _) = sandgate(&["policy", "matrix", "--site", site]);
     assert_eq!(code, 0);
     assert_snapshot("matrix", &out);
 }
@@ -99,6 +97,16 @@ fn faulty_site() -> World {
             "policies/umbrella/tenant.toml",
             "[[issuers]]\nissuer = \"https://x.example\"\naudience = [\"a\"]\nalgorithms = [\"ES256\"]\n",
         )
+        // What does not parse hides nothing of what lies beside it.
+        .file(
+            "policies/umbrella/policies.cedar",
+            "@id(\"gone\")\npermit(principal, action == Action::\"invoke\", resource == Function::\"umbrella/reprot\");\n",
+        )
+        .file("policies/umbrella/more.cedar", "@id(\"x\")\npermit(principal, action resource);\n")
+        .file("policies/umbrella/tests.toml", "[[test]]\nname = \"x\"\nexpects = \"allow\"\n")
+        .file("policies/umbrella/revoked.json", "{\"tokens\": 3}")
+        .function("umbrella", "report", "(component")
+        .file("functions/umbrella/report/event.schema.json", r#"{"type":"objekt"}"#)
         .tenant("initech")
         .function("initech", "report", &crate::guest::echo())
         .file("functions/initech/report/event.schema.json", r#"{"type":"object","properties":{}}"#)
@@ -320,13 +328,15 @@ fn development_is_served_on_loopback_only() {
 
 #[test]
 fn openapi_describes_every_function_and_its_references_resolve() {
-    let (code, out, _) = sandgate(&["openapi", "--tenant", "acme", "--site", own_site()]);
+    let site = sample::site();
+    let site = site.path().to_str().unwrap();
+    let (code, out, _) = sandgate(&["openapi", "--tenant", "acme", "--site", site]);
     assert_eq!(code, 0);
     let document: serde_json::Value = serde_json::from_str(&out).unwrap();
     let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
     assert_eq!(paths, ["/acme/hello", "/acme/invoice", "/acme/render"]);
     assert!(resolved(&document) >= 3, "each function refers to the problem at least");
-    assert_eq!(sandgate(&["openapi", "--tenant", "nobody", "--site", own_site()]).0, 2);
+    assert_eq!(sandgate(&["openapi", "--tenant", "nobody", "--site", site]).0, 2);
 }
 
 /// Schemas that refer to parts of themselves, wherever a document has room for one.
@@ -397,7 +407,7 @@ fn follow<'d>(document: &'d serde_json::Value, schema: &'d serde_json::Value) ->
 
 #[test]
 fn function_inspect_says_what_a_component_is() {
-    let hello = Path::new(own_site()).join("functions/acme/hello/hello.wat");
+    let hello = Path::new(env!("CARGO_MANIFEST_DIR")).join("functions/acme/hello/hello.wat");
     let (code, out, _) = sandgate(&["function", "inspect", hello.to_str().unwrap()]);
     assert_eq!(code, 0);
     assert!(out.contains("sandgate:function"), "{out}");

@@ -1,10 +1,23 @@
 //! Components that are meant to harm whoever compiles them, and the process that they harm instead.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Command,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use sandgate::{
+    authn,
+    pipeline::{Builder, Patience, Revision},
+    record::Metrics,
     sandbox::{CompileLimits, CompilerCommand, Probe, Sandbox, Settings},
-    site::units::{Bytes, Span},
+    server::{key_fetch, sandbox_settings},
+    site::{
+        Site,
+        units::{Bytes, Span},
+    },
 };
 
 use crate::{
@@ -154,6 +167,95 @@ async fn f08_every_bomb_ends_as_a_refusal_and_the_neighbour_is_served() {
         assert!(told.len() < 1_000 && !told.contains('\0'), "{name}: {told}");
     }
     assert_eq!(world.invoke("acme/echo").send().await.summary(), "200");
+}
+
+#[test]
+fn f08_a_reload_does_not_wait_for_one_tenants_compiler() {
+    let slow = format!("{} ;; other bytes", echo());
+    let world = World::with("slow", &slow).tenant("globex").function("globex", "echo", &echo());
+    let data = tempfile::tempdir().unwrap();
+    let site = Site::read(world.path());
+    let settings = sandbox_settings(&site.platform.config, Some(data.path().to_owned()));
+    let ours = Settings { compiler: CompilerCommand::at(SANDGATE), ..settings.clone() };
+    // One component is compiled already.
+    Sandbox::start(&ours).unwrap().admit(echo().as_bytes(), None).unwrap();
+
+    let (gate, program) = (data.path().join("gate"), data.path().join("compiler"));
+    let script = format!("#!/bin/sh\ncat '{}' >/dev/null\nexec '{SANDGATE}' \"$@\"\n", gate.display());
+    // Written by another process: this one may be starting a program, which would keep the file busy.
+    let made = Command::new("/bin/sh")
+        .args(["-c", "mkfifo \"$1\" && printf %s \"$3\" > \"$2\" && chmod 700 \"$2\"", "sh"])
+        .args([&gate, &program])
+        .arg(&script)
+        .status();
+    assert!(made.unwrap().success());
+    let held = Settings { compiler: CompilerCommand::at(&program), ..settings };
+    let builder = Builder {
+        sandbox: Sandbox::start(&held).unwrap(),
+        shared: authn::Shared::new(1 << 20, key_fetch(world.path(), &site.platform.config)),
+        metrics: Arc::new(Metrics::new()),
+        development: true,
+        schemas: Default::default(),
+        patience: Patience { first: Duration::ZERO, later: Duration::ZERO },
+    };
+    let (tell, told) = mpsc::channel();
+    builder.sandbox.when_compiled(move |tenants| tell.send(tenants).unwrap());
+    let build = |before: Option<&Revision>| builder.build(&site, before).expect("a sound platform").0;
+    let served = |revision: &Revision| {
+        revision.serving().map(|tenant| tenant.name.to_string()).collect::<BTreeSet<_>>()
+    };
+    let first = build(None);
+    let second = build(Some(&first));
+    for revision in [&first, &second] {
+        assert_eq!(served(revision), BTreeSet::from(["globex".to_owned()]));
+        let faults: Vec<&str> = revision.diagnostics().map(|(_, told)| &*told.message).collect();
+        assert!(
+            matches!(faults[..], [fault] if fault.starts_with("compiling the component goes on")),
+            "{faults:?}"
+        );
+    }
+    assert!(told.try_recv().is_err(), "it has not ended");
+    // A reader opens the other end once the compile process has its turn.
+    fs::write(&gate, "").unwrap();
+    let ended = told.recv_timeout(crate::client::PATIENCE).expect("it ends");
+    assert_eq!(ended, BTreeSet::from(["acme".parse().unwrap()]));
+    // Nothing of the site has changed, and yet the part is built anew.
+    let third = build(Some(&second));
+    assert_eq!(served(&third), BTreeSet::from(["acme".to_owned(), "globex".to_owned()]));
+    assert_eq!(third.diagnostics().filter(|(_, told)| told.is_fault()).count(), 0);
+    let compiling = builder.sandbox.compiling();
+    assert_eq!((compiling.compiled, compiling.failed, compiling.running), (1, 0, 0));
+    assert!(!compiling.taken.is_zero());
+}
+
+#[tokio::test]
+async fn f08_a_refused_component_that_is_only_touched_is_refused_from_memory() {
+    let world = World::with("echo", &echo()).tenant("globex").start().await;
+    let count = |result: &str| {
+        let text = world.running.gateway.metrics_text();
+        let name = format!("sandgate_compilations_total{{result=\"{result}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&*name)).unwrap().parse::<u64>().unwrap()
+    };
+    let bomb = |manifest: &str| {
+        world.write("functions/globex/bomb/function.toml", format!("{MANIFEST}{manifest}"));
+        world.write("functions/globex/bomb/event.schema.json", crate::world::SCHEMA);
+        world.write("functions/globex/bomb/component.wat", "(component");
+    };
+    bomb("");
+    eventually("it is refused", || async { count("refused") == 1 }).await;
+    for n in 0..2 {
+        let before = count("remembered");
+        bomb(&format!("max-depth = {}\n", 3 + n));
+        eventually("it is refused again", || async { count("remembered") > before }).await;
+    }
+    assert_eq!((count("refused"), count("compiled")), (1, 1));
+    assert!(world.metric("sandgate_compiling{state=\"waiting\"} 0"));
+    let told = || {
+        let revision = world.running.gateway.revision();
+        let mut faults = revision.diagnostics().filter(|(_, told)| told.is_fault());
+        faults.any(|(_, told)| told.message.contains("--> functions/globex/bomb/component.wat:1:"))
+    };
+    eventually("its file is named", || async { told() }).await;
 }
 
 /// A component of one core module, with these functions of no parameters.

@@ -1,8 +1,6 @@
 //! Evidence: programs that must not compile, since each leaves out a step or makes evidence by hand (INVARIANT Evidence);
 //! and stages that are handed evidence of another function.
 
-use std::{net::Ipv4Addr, time::SystemTime};
-
 use http::{HeaderMap, HeaderValue, Method, header};
 use sandgate::{
     authn::{Head, Received},
@@ -60,18 +58,7 @@ fn received(function: &str, token: &str) -> Received<UnreadBody> {
         request_id: RequestId::new(0, 0),
         tenant: "acme".parse().unwrap(),
         function: function.parse().unwrap(),
-        head: Head {
-            method: Method::POST,
-            rest: None,
-            query: None,
-            headers,
-            client: Ipv4Addr::LOCALHOST.into(),
-            tls: "1.3",
-            client_certificate: None,
-            host: None,
-            path: format!("/acme/{function}"),
-            now: SystemTime::now(),
-        },
+        head: Head { headers, ..Head::new(Method::POST, format!("/acme/{function}")) },
         body: UnreadBody::of("{}"),
     }
 }

@@ -34,7 +34,7 @@ async fn every_kind_of_outcome_has_its_record() {
 
 /// The whole table, as callers read it; only `date` and the request id are left out.
 #[tokio::test]
-async fn every_error_of_the_contract_has_its_status_headers_and_body() {
+async fn c12_every_error_of_the_contract_has_its_status_headers_and_body() {
     let world = world().await;
     let (mut table, mut seen) = (String::new(), BTreeSet::new());
     for (what, reply) in provoke(&world).await {

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use super::world::*;
 use crate::{
     authn::{
-        Authenticated, Authenticator, AuthnError, CertificateThumbprint, Check, DevKeys, KeyFetch,
-        ProofError, Shared,
+        Authenticated, Authenticator, AuthnError, CertificateThumbprint, Check, ClientCertificate, DevKeys,
+        KeyFetch, ProofError, Shared,
         binding::{Binding, Confirmation, KeyThumbprint},
         client::{ClientKey, ProofRequest},
         dev::{DevIssuer, MintError, MintRequest, mint},
@@ -473,21 +473,28 @@ fn a16_the_examples_of_rfc_9449_are_read_verified_and_hashed_as_it_says() {
 async fn a17_a_token_that_is_bound_to_a_certificate_needs_that_of_this_connection() {
     let mut world = World::new();
     world.authenticator.records[0].binding = Binding::Mtls;
-    let ours = CertificateThumbprint::of(b"our certificate");
+    let now = SystemTime::now();
+    let certificate =
+        |der: &[u8], expires| ClientCertificate { thumbprint: CertificateThumbprint::of(der), expires };
+    let ours = certificate(b"our certificate", now);
     let ask = async |confirmation: Option<Value>, scheme: &str, certificate| {
         let token = match confirmation {
             Some(confirmation) => Token::new().claim("cnf", confirmation),
             None => Token::new(),
         };
         let header = format!("{scheme} {}", token.sign(&world.signer));
-        let mut request = received(&[header.as_bytes()], SystemTime::now());
+        let mut request = received(&[header.as_bytes()], now);
         request.head.client_certificate = certificate;
         world.authenticator.authenticate(request).await
     };
-    let bound = || Some(json!({"x5t#S256": ours.to_string()}));
+    let bound = || Some(json!({"x5t#S256": ours.thumbprint.to_string()}));
     let authenticated = ask(bound(), "Bearer", Some(ours)).await.unwrap();
     assert_eq!(authenticated.caller().binding(), "mtls");
-    let another = CertificateThumbprint::of(b"another certificate");
+    // The handshake was good, and the connection lasted longer than the certificate.
+    let expired = certificate(b"our certificate", now - Duration::from_secs(1));
+    let late = ask(bound(), "Bearer", Some(expired)).await;
+    assert!(matches!(late, Err(AuthnError::Certificate { has: "an expired one" })), "{late:?}");
+    let another = certificate(b"another certificate", now);
     assert!(matches!(
         ask(bound(), "Bearer", Some(another)).await,
         Err(AuthnError::Certificate { has: "another" })
@@ -496,8 +503,8 @@ async fn a17_a_token_that_is_bound_to_a_certificate_needs_that_of_this_connectio
     assert!(matches!(ask(bound(), "DPoP", Some(ours)).await, Err(AuthnError::UnboundAsDpop)));
     for other in [
         None,
-        Some(json!({"jkt": ours.to_string()})),
-        Some(json!({"x5t#S256": ours.to_string(), "kid": "k"})),
+        Some(json!({"jkt": ours.thumbprint.to_string()})),
+        Some(json!({"x5t#S256": ours.thumbprint.to_string(), "kid": "k"})),
     ] {
         assert!(matches!(
             ask(other, "Bearer", Some(ours)).await,

@@ -1,7 +1,6 @@
 //! Keys minted at run time, tokens that bend one thing each, and a tenant to send them to.
 
 use std::{
-    net::Ipv4Addr,
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -279,18 +278,7 @@ pub(super) fn received(authorization: &[&[u8]], now: SystemTime) -> Received<()>
         request_id: RequestId::new(0, 0),
         tenant: "acme".parse().unwrap(),
         function: "echo".parse().unwrap(),
-        head: Head {
-            method: Method::POST,
-            rest: None,
-            query: None,
-            headers,
-            client: Ipv4Addr::LOCALHOST.into(),
-            tls: "1.3",
-            client_certificate: None,
-            host: None,
-            path: "/acme/echo".to_owned(),
-            now,
-        },
+        head: Head { headers, now, ..Head::new(Method::POST, "/acme/echo") },
         body: (),
     }
 }

@@ -11,6 +11,7 @@ use super::super::{
     limits::Limits,
     world::{self, EventInput, Refused, Reply},
 };
+use crate::event::Place;
 
 /// A request that is whole.
 pub(in super::super) type Request = http::Request<Full<Bytes>>;
@@ -18,9 +19,9 @@ pub(in super::super) type Request = http::Request<Full<Bytes>>;
 /// The request that a component gets: nothing of what was sent is in it but what was validated, written anew.
 ///
 /// The function's name is where it is mounted, so the path is what follows it.
-pub(in super::super) fn request(event: &EventInput<'_>) -> Result<Request, SandboxError> {
+pub(in super::super) fn request(event: &EventInput<'_>, place: &Place) -> Result<Request, SandboxError> {
     let unfit = |what: &str| SandboxError::internal(format!("a validated {what} does not fit a request"));
-    let mut target = format!("https://{AUTHORITY}/");
+    let mut target = format!("https://{}/", place.authority());
     target.extend(utf8_percent_encode(event.rest, PATH));
     query(event.query, &mut target).ok_or_else(|| unfit("query"))?;
     let mut headers = HeaderMap::new();
@@ -106,9 +107,6 @@ pub(super) fn reply(
     world::accept_parts(status, content_type, kept, body, limits)
 }
 
-/// What portable components take for the host they are at.
-const AUTHORITY: &str = "localhost";
-
 const REQUEST_ID: HeaderName = HeaderName::from_static("sandgate-request-id");
 const CALLER: HeaderName = HeaderName::from_static("sandgate-caller");
 const ROLES: HeaderName = HeaderName::from_static("sandgate-roles");
@@ -151,8 +149,11 @@ mod tests {
     #[test]
     fn f31_a_request_is_built_of_what_was_validated() {
         let query = r#"{"a b":"x&y=z","list":[1,"two"],"n":1.5,"t":true}"#;
-        let built =
-            request(&event("a b/é?#%2F", query, &[("accept", "*/*"), ("x-a", "1"), ("x-a", "é")])).unwrap();
+        let built = request(
+            &event("a b/é?#%2F", query, &[("accept", "*/*"), ("x-a", "1"), ("x-a", "é")]),
+            &Place::default(),
+        )
+        .unwrap();
         assert_eq!(
             built.uri(),
             "https://localhost/a%20b/%C3%A9%3F%23%252F?a%20b=x%26y%3Dz&list=1&list=two&n=1.5&t=true"
@@ -177,7 +178,7 @@ mod tests {
                 "x-a: é"
             ]
         );
-        assert_eq!(request(&event("", "{}", &[])).unwrap().uri(), "https://localhost/");
+        assert_eq!(request(&event("", "{}", &[]), &Place::default()).unwrap().uri(), "https://localhost/");
     }
 
     #[test]

@@ -160,6 +160,10 @@ fn version(status: &LandlockStatus) -> Option<i32> {
 /// Lets through what computing and answering take; everything else fails as not permitted, which no library takes amiss
 /// that only asks how the machine is.
 fn seccomp() -> Result<(), seccompiler::Error> {
+    seccompiler::apply_filter(&filter()?)
+}
+
+fn filter() -> Result<BpfProgram, seccompiler::Error> {
     let argument = |index, op, value| SeccompCondition::new(index, Dword, op, value);
     let standard = |most: u64| -> Result<_, seccompiler::Error> {
         Ok(vec![SeccompRule::new(vec![argument(0, SeccompCmpOp::Lt, most)?])?])
@@ -173,15 +177,18 @@ fn seccomp() -> Result<(), seccompiler::Error> {
     for number in [libc::SYS_read, libc::SYS_write, libc::SYS_writev, libc::SYS_close] {
         rules.insert(number, standard(STANDARD)?);
     }
+    // The abort's signal, to nobody else: of this user's processes one is the gateway.
+    let own = u64::from(rustix::process::getpid().as_raw_nonzero().get().unsigned_abs());
+    rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![argument(0, SeccompCmpOp::Eq, own)?])?]);
     rules.insert(libc::SYS_mmap, vec![SeccompRule::new(vec![no_code(2)?, anonymous])?]);
     rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![no_code(2)?])?]);
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
     let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?;
-    seccompiler::apply_filter(&BpfProgram::try_from(filter)?)
+    Ok(BpfProgram::try_from(filter)?)
 }
 
 /// Whatever its arguments are.
-const PERMITTED: [i64; 18] = [
+const PERMITTED: [i64; 17] = [
     libc::SYS_brk,
     libc::SYS_munmap,
     libc::SYS_mremap,
@@ -200,8 +207,6 @@ const PERMITTED: [i64; 18] = [
     libc::SYS_restart_syscall,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // The abort's signal; other processes are Landlock's to protect, and of those of other users the kernel's.
-    libc::SYS_tgkill,
 ];
 
 /// Files, TCP, and signals and sockets to others; later versions add no kind of access.
@@ -211,3 +216,69 @@ const LANDLOCK: ABI = ABI::V6;
 const STANDARD: u64 = 3;
 
 const NICE: i32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel would decide: as much of its machine for filters (`BPF`, of linux/filter.h) as ours use.
+    fn decide(filter: &BpfProgram, number: i64, arguments: [u64; 6]) -> u32 {
+        // `struct seccomp_data`: number, architecture, instruction, arguments.
+        let architecture = if cfg!(target_arch = "x86_64") { 0xc000_003e_u32 } else { 0xc000_00b7 };
+        let mut data = Vec::from((number as u32).to_ne_bytes());
+        data.extend(architecture.to_ne_bytes());
+        data.extend([0; 8]);
+        data.extend(arguments.iter().flat_map(|argument| argument.to_ne_bytes()));
+        let (mut at, mut held) = (0_usize, 0_u32);
+        loop {
+            let step = &filter[at];
+            at += 1;
+            let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
+            match step.code {
+                0x20 => held = u32::from_ne_bytes(data[step.k as usize..][..4].try_into().unwrap()),
+                0x54 => held &= step.k,
+                0x05 => at += step.k as usize,
+                0x15 => at += jump(held == step.k),
+                0x25 => at += jump(held > step.k),
+                0x35 => at += jump(held >= step.k),
+                0x06 => return step.k,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn f08_the_filter_lets_through_computing_and_answering_and_nothing_else() {
+        const ALLOW: u32 = 0x7fff_0000;
+        let filter = filter().unwrap();
+        let own = u64::from(std::process::id());
+        let parent = u64::from(std::os::unix::process::parent_id());
+        let (anonymous, code) = (libc::MAP_ANONYMOUS as u64, libc::PROT_EXEC as u64);
+        for (what, number, arguments, allowed) in [
+            ("answer", libc::SYS_write, [1, 0, 0, 0, 0, 0], true),
+            ("write to what was open before", libc::SYS_write, [3, 0, 0, 0, 0, 0], false),
+            ("read the component", libc::SYS_read, [0; 6], true),
+            ("read what was open before", libc::SYS_read, [3, 0, 0, 0, 0, 0], false),
+            ("take memory", libc::SYS_mmap, [0, 4096, 3, anonymous, 0, 0], true),
+            ("map a file", libc::SYS_mmap, [0, 4096, 3, 0, 0, 0], false),
+            ("map code", libc::SYS_mmap, [0, 4096, code, anonymous, 0, 0], false),
+            ("make memory code", libc::SYS_mprotect, [0, 4096, code | 1, 0, 0, 0], false),
+            ("end itself", libc::SYS_tgkill, [own, own, 6, 0, 0, 0], true),
+            ("end the gateway", libc::SYS_tgkill, [parent, parent, 9, 0, 0, 0], false),
+            ("end the gateway", libc::SYS_kill, [parent, 9, 0, 0, 0, 0], false),
+            ("end a thread of anybody", libc::SYS_tkill, [parent, 9, 0, 0, 0, 0], false),
+            ("open", libc::SYS_openat, [0; 6], false),
+            ("connect", libc::SYS_socket, [0; 6], false),
+            ("start", libc::SYS_execve, [0; 6], false),
+            ("start", libc::SYS_clone, [0; 6], false),
+            ("start", libc::SYS_clone3, [0; 6], false),
+            ("look into another process", libc::SYS_ptrace, [0; 6], false),
+            ("look into another process", libc::SYS_process_vm_readv, [0; 6], false),
+            ("go around the filter", libc::SYS_io_uring_setup, [0; 6], false),
+            ("raise its limits", libc::SYS_prlimit64, [0; 6], false),
+            ("a call of another architecture's number", 0x4000_0000, [0; 6], false),
+        ] {
+            assert_eq!(decide(&filter, number, arguments) == ALLOW, allowed, "{what}");
+        }
+    }
+}

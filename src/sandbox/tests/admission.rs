@@ -1,6 +1,7 @@
 //! What is admitted, and what is not.
 
 use super::*;
+use crate::site::{diagnostic::Source, manifest::RawManifest, parse::parse_toml, units::Bytes};
 
 fn refused(component: &[u8]) -> String {
     sandbox().admit(component, None).unwrap_err().to_string()
@@ -73,6 +74,34 @@ fn f08_sizes_are_bounded_before_anything_is_parsed() {
     assert_eq!(told(&[b' '; 51]), "the text component has 51 bytes, of 50 allowed");
     let binary = [b"\0asm".as_slice(), &[0; 97]].concat();
     assert_eq!(told(&binary), "the binary component has 101 bytes, of 100 allowed");
+}
+
+#[test]
+fn f08_what_was_refused_is_not_compiled_again_only_to_be_refused_again() {
+    let sandbox = sandbox();
+    let told = || sandbox.admit(b"(component (import \"host\" (func)))", None).unwrap_err().to_string();
+    assert_eq!(told(), told());
+    let Compiling { compiled, refused, failed, remembered, running, waiting, .. } = sandbox.compiling();
+    assert_eq!((compiled, refused, failed, remembered), (0, 1, 0, 1));
+    assert_eq!((running, waiting), (0, 0));
+    sandbox.admit(HELLO.as_bytes(), None).unwrap();
+    assert_eq!(sandbox.compiling().compiled, 1);
+    // What is no fault of the component is tried again.
+    let sandbox = sandbox_with(|settings| settings.compiler = CompilerCommand::at("/nowhere/sandgate"));
+    assert!(sandbox.admit(HELLO.as_bytes(), None).is_err() && sandbox.admit(HELLO.as_bytes(), None).is_err());
+    let Compiling { refused, failed, remembered, .. } = sandbox.compiling();
+    assert_eq!((refused, failed, remembered), (0, 2, 0));
+}
+
+#[test]
+fn a_fault_in_component_text_names_its_file() {
+    let sandbox = sandbox();
+    for _ in 0..2 {
+        // From memory too, and for each file that has these bytes.
+        let told = sandbox.admit(b"(component", None).unwrap_err().in_file("functions/acme/x/\u{1b}x.wat");
+        let place = "--> functions/acme/x/\\u{1b}x.wat:1:";
+        assert!(told.to_string().contains(place) && !told.to_string().contains("<anon>"), "{told}");
+    }
 }
 
 #[test]
@@ -198,7 +227,45 @@ async fn f09_a_stored_component_that_was_changed_is_compiled_anew_or_refused() {
     let changed = admit(&start(), Some(&origin));
     fs::write(&origin, "(component)").unwrap();
     let result = run(&changed, b"{}").await;
-    assert!(matches!(result, Err(SandboxError::Admission(AdmissionError::Changed { .. }))), "{result:?}");
+    assert!(matches!(result, Err(SandboxError::Admission(AdmissionError::Changed))), "{result:?}");
+}
+
+#[tokio::test]
+async fn f09_an_artefact_that_could_not_be_read_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = || sandbox_with(|settings| settings.data_dir = Some(dir.path().to_owned()));
+    start().admit(HELLO.as_bytes(), None).unwrap();
+    let artefacts = dir.path().join("artefacts");
+    let entry = fs::read_dir(&artefacts).unwrap().next().unwrap().unwrap().path();
+    // The system would not: here because a folder is in the way, elsewhere because no descriptor is free.
+    let (aside, sandbox) = (dir.path().join("aside"), start());
+    let hello = runner(&sandbox, "acme", HELLO, limits(|_| ()));
+    fs::rename(&entry, &aside).unwrap();
+    fs::create_dir(&entry).unwrap();
+    let result = run(&hello, b"{}").await;
+    assert!(matches!(result, Err(SandboxError::Admission(AdmissionError::Gone { .. }))), "{result:?}");
+    fs::remove_dir(&entry).unwrap();
+    fs::hard_link(&aside, &entry).unwrap();
+    assert!(run(&hello, b"{}").await.is_ok());
+    assert!(entry.exists());
+}
+
+#[tokio::test]
+async fn what_one_tenant_does_to_its_file_is_nothing_to_another_with_the_same_component() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = || sandbox_with(|settings| settings.data_dir = Some(dir.path().to_owned()));
+    start().admit(HELLO.as_bytes(), None).unwrap();
+    let [theirs, ours] = ["theirs.wat", "ours.wat"].map(|name| dir.path().join(name));
+    for file in [&theirs, &ours] {
+        fs::write(file, HELLO).unwrap();
+    }
+    let sandbox = start();
+    let admitted = |file: &Path| sandbox.admit(HELLO.as_bytes(), Some(file)).unwrap();
+    let (_other, component) = (admitted(&theirs), admitted(&ours));
+    fs::write(&theirs, "(component)").unwrap();
+    fs::remove_dir_all(dir.path().join("artefacts")).unwrap();
+    let hello = sandbox.runner(function("acme"), component, limits(|_| ()));
+    assert!(run(&hello, b"{}").await.is_ok());
 }
 
 #[test]
@@ -218,4 +285,20 @@ fn inspection_tells_world_imports_and_needs() {
     assert_eq!(inspect(portable.as_bytes()).unwrap().world, World::Portable);
     let json = serde_json::to_value(&hello).unwrap();
     assert_eq!((json["world"].as_str(), json["core_modules"].as_u64()), (Some("sandgate:function"), Some(1)));
+}
+
+#[test]
+fn an_inspection_writes_a_manifest_that_is_one() {
+    let large = HELLO.replace("(memory (export \"memory\") 1", "(memory (export \"memory\") 1000");
+    assert_ne!(large, HELLO);
+    let portable = "(component (instance $i) (export \"wasi:http/incoming-handler@0.2.3\" (instance $i)))";
+    for (text, memory) in [(HELLO, None), (portable, None), (&*large, Some(Bytes::mib(125)))] {
+        let manifest = inspect(text.as_bytes()).unwrap().manifest("a \"quoted\".wasm").unwrap();
+        let manifest = parse_toml::<RawManifest>(&Source::new("function.toml", manifest)).unwrap();
+        assert_eq!(manifest.component.get_ref(), "a \"quoted\".wasm");
+        assert_eq!(manifest.limits.memory.map(|memory| *memory.get_ref()), memory);
+    }
+    assert_eq!(inspect(b"(component)").unwrap().manifest("a.wasm"), None);
+    let importing = inspect(importing("(import \"wasi:cli/stdin@0.2.0\" (instance))").as_bytes()).unwrap();
+    assert_eq!(importing.manifest("a.wasm"), None);
 }
