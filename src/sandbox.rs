@@ -16,6 +16,7 @@ mod instances;
 mod late;
 mod layout;
 mod limits;
+mod memory;
 mod outcome;
 mod pool;
 mod portable;
@@ -59,10 +60,14 @@ pub use process::{
 pub use run::Runner;
 pub use world::Breach;
 
-use crate::id::{FunctionId, TenantName};
+use crate::{
+    id::{FunctionId, TenantName},
+    site::units::Bytes,
+};
 use compile::Compiler;
 use engine::Ticker;
 use instances::Instances;
+use memory::GuestMemory;
 use pool::CpuPool;
 use world::{CallerInput, EventInput, Reply, SignalInput};
 
@@ -83,6 +88,8 @@ pub struct Settings {
     pub cpu_threads: NonZeroUsize,
     /// Invocations that may wait for those threads; those of one tenant no more than it leaves room for others.
     pub cpu_queue: usize,
+    /// What all guests have together.
+    pub memory: Bytes,
     /// Whether components of `wasi:http/proxy` are admitted.
     pub portable: bool,
 }
@@ -99,6 +106,7 @@ impl Default for Settings {
             data_dir: None,
             cpu_threads,
             cpu_queue: 32 * cpu_threads.get(),
+            memory: memory::of_the_machine(),
             portable: true,
         }
     }
@@ -111,6 +119,7 @@ pub struct Sandbox {
     #[cfg(feature = "portable")]
     guests: portable::Guests,
     instances: Instances,
+    memory: Arc<GuestMemory>,
     _ticker: Ticker,
 }
 
@@ -134,6 +143,7 @@ impl Sandbox {
             #[cfg(feature = "portable")]
             guests: portable::Guests::new(settings.cpu_threads),
             instances: Instances::new(settings.pool.instances),
+            memory: GuestMemory::new(settings.memory),
             _ticker: Ticker::start(&engine)?,
             compiler: Compiler::new(engine, artefacts, settings)?,
         }))

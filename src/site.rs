@@ -97,7 +97,7 @@ pub struct TenantSources {
     /// `tests.toml`.
     pub tests: Option<Source>,
     /// `revoked.json`: in force on its own, so the fingerprint does not depend on it.
-    pub revoked: Option<Source>,
+    pub revoked: Result<Option<Source>, Unread>,
     /// Its functions.
     pub functions: BTreeMap<FunctionName, FunctionSources>,
     /// What is wrong with any of it.
@@ -107,6 +107,10 @@ pub struct TenantSources {
     /// `policies/<tenant>`.
     folder: PathBuf,
 }
+
+/// There is a file, and what it says is not known: a fault of its part, which is told there. No file is another thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unread;
 
 /// One function of a tenant.
 #[derive(Debug, Clone)]
@@ -131,11 +135,6 @@ impl Site {
     #[must_use]
     pub fn refresh(&self, changes: &Changes) -> Self {
         read::refresh(self, changes)
-    }
-
-    /// Revocations of a tenant as they are now: they do not wait for the rest of its part.
-    pub fn revoked(&self, tenant: &TenantName) -> Result<Option<Source>, Diagnostic> {
-        part::revoked(&self.dir, tenant)
     }
 
     /// A file under `certs/`, which is the operator's: its links lead where the operator wants.

@@ -155,8 +155,9 @@ impl Builder {
     ) -> Option<Tenant> {
         let raw = sources.raw.as_ref();
         let authenticator = raw.and_then(|raw| self.authenticator(sources, raw, site, diagnostics));
-        let revocations = sources.revoked.as_ref().map(Revocations::parse).transpose();
-        let revocations = revocations.unwrap_or_else(|fault| {
+        // One that could not be read is among the faults already.
+        let revoked = sources.revoked.as_ref().ok().and_then(Option::as_ref);
+        let revocations = revoked.map(Revocations::parse).transpose().unwrap_or_else(|fault| {
             diagnostics.push(fault);
             None
         });
@@ -354,10 +355,10 @@ fn hosts(
 
 /// Puts a tenant's revocations in force, whatever became of the rest of its part.
 ///
-/// A file that cannot be read leaves those of before in force, and is told.
+/// A file that cannot be read, or not understood, leaves those of before in force, and is told.
 pub(super) fn revoke(part: &Part, sources: &TenantSources) {
-    let Some(tenant) = &part.serving else { return };
-    match sources.revoked.as_ref().map(Revocations::parse).transpose() {
+    let (Some(tenant), Ok(revoked)) = (&part.serving, &sources.revoked) else { return };
+    match revoked.as_ref().map(Revocations::parse).transpose() {
         Ok(revocations) => tenant.authenticator.revoke(revocations.unwrap_or_default()),
         Err(fault) => tracing::error!(tenant.id = %sources.name, "{}", fault.one_line()),
     }

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
 
@@ -24,9 +24,13 @@ pub(super) struct Instances {
     tenants: Mutex<HashMap<TenantName, Weak<Share>>>,
 }
 
-/// How many of them one tenant holds, in whichever revision.
+/// What one tenant holds, in whichever revision.
 #[derive(Debug, Default)]
-pub(super) struct Share(AtomicU32);
+pub(super) struct Share {
+    places: AtomicU32,
+    /// Of the memory of all guests.
+    pub(super) bytes: AtomicUsize,
+}
 
 /// One place; given back when dropped.
 #[derive(Debug)]
@@ -59,11 +63,11 @@ impl Instances {
         let mut taken = self.taken();
         match self.limit.saturating_sub(*taken) {
             0 => return Err(Overload::Instances),
-            free if share.0.load(Ordering::Relaxed) >= free => return Err(Overload::Tenant),
+            free if share.places.load(Ordering::Relaxed) >= free => return Err(Overload::Tenant),
             _ => {}
         }
         *taken += 1;
-        share.0.fetch_add(1, Ordering::Relaxed);
+        share.places.fetch_add(1, Ordering::Relaxed);
         Ok(Place { instances: self, share })
     }
 
@@ -82,7 +86,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut taken = self.instances.taken();
         *taken = taken.saturating_sub(1);
-        self.share.0.fetch_sub(1, Ordering::Relaxed);
+        self.share.places.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

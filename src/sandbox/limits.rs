@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use wasmtime::ResourceLimiter;
 
+use super::memory::Part;
 pub use crate::site::limits::{Limit, Limits, SetBy};
 use crate::site::units::{Bytes, Span};
 
@@ -105,8 +106,11 @@ pub(super) struct Meter {
     peak: usize,
     /// `used` and `peak` before the last growth that was allowed, should the engine fail to do it.
     before: (usize, usize),
+    /// Of the memory of all guests.
+    part: Part,
     refused: bool,
     full_table: bool,
+    crowded: bool,
 }
 
 /// The guest wants more memory than a call on an I/O thread gets.
@@ -115,10 +119,25 @@ pub(super) struct Meter {
 pub(super) struct TooLargeInline;
 
 impl Meter {
-    pub(super) fn new(limit: Bytes, inline: bool) -> Self {
+    pub(super) fn new(limit: Bytes, inline: bool, part: Part) -> Self {
         let limit = usize::try_from(limit.0).unwrap_or(usize::MAX);
         let inline_limit = inline.then_some(INLINE_MEMORY_BYTES);
-        Self { limit, inline_limit, used: 0, peak: 0, before: (0, 0), refused: false, full_table: false }
+        Self {
+            limit,
+            inline_limit,
+            used: 0,
+            peak: 0,
+            before: (0, 0),
+            part,
+            refused: false,
+            full_table: false,
+            crowded: false,
+        }
+    }
+
+    /// Whether the guest was refused what is within its limit, since others have it.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded
     }
 
     /// Most that was in use at once, in bytes.
@@ -141,6 +160,10 @@ impl Meter {
         if self.inline_limit.is_some_and(|inline| wanted > inline) {
             return Err(TooLargeInline.into());
         }
+        if !self.part.take(wanted.saturating_sub(self.used)) {
+            self.crowded = true;
+            return Ok(false);
+        }
         self.before = (self.used, self.peak);
         self.used = wanted;
         self.peak = self.peak.max(wanted);
@@ -148,6 +171,7 @@ impl Meter {
     }
 
     fn undo(&mut self) {
+        self.part.give(self.used.saturating_sub(self.before.0));
         (self.used, self.peak) = self.before;
         self.refused = true;
     }
@@ -222,7 +246,7 @@ mod tests {
 
     #[test]
     fn f24_memories_and_tables_count_together() {
-        let mut meter = Meter::new(Bytes(1000), false);
+        let mut meter = Meter::new(Bytes(1000), false, Part::default());
         assert!(meter.memory_growing(0, 400, None).unwrap());
         assert!(meter.memory_growing(0, 400, None).unwrap());
         assert!(meter.table_growing(0, 10, None).unwrap());
@@ -237,7 +261,7 @@ mod tests {
     #[test]
     fn f24_a_tables_slot_is_told_from_what_the_guest_declared() {
         let slot = TABLE_ELEMENTS as usize;
-        let mut meter = Meter::new(Bytes(1 << 30), false);
+        let mut meter = Meter::new(Bytes(1 << 30), false, Part::default());
         assert!(!meter.table_growing(0, 11, Some(10)).unwrap());
         assert_eq!(meter.met().count(), 0, "its own bound");
         assert!(meter.table_growing(0, slot, Some(slot)).unwrap());

@@ -94,6 +94,9 @@ pub enum Overload {
     /// The tenant holds as many instances as it leaves to others.
     #[error("the tenant's share of the instances is in use")]
     Tenant,
+    /// The memory of all guests is taken, or the tenant has as much of it as it leaves to others.
+    #[error("no memory is left for the function")]
+    Memory,
     /// Every slot of the instance pool is taken.
     #[error("every instance is in use")]
     Instances,

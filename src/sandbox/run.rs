@@ -21,6 +21,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 use super::{
     Breach, Component, LimitHit, LimitName, Limits, Overload, Reply, Sandbox, SandboxError, Usage,
     compile::{Loaded, printable},
+    engine::TICK_MS,
     instances::Share,
     limits::{Meter, TooLargeInline},
     watch::{SLICE, Stop, Waiting, Watch},
@@ -136,8 +137,14 @@ impl Runner {
             return self.on_guest_thread(permit, event.request_id, request, deadline, usage).await;
         }
         if inner.heavy.load(Ordering::Relaxed) == 0 {
+            let begun = Instant::now();
             let attempt = inner.attempt(event.clone(), Watch::slice(&inner.limits, deadline));
             attempt.add_to(usage);
+            // What the engine does for a guest, such as making an instance of sixty thousand types of resources, sees no tick.
+            // Whether it was that or a busy machine, a CPU thread measures.
+            if begun.elapsed() > MOST_INLINE {
+                inner.heavy.store(HEAVY, Ordering::Relaxed);
+            }
             match attempt.result {
                 Ok(reply) => return Ok(reply),
                 Err(Stopped::For(error)) => return Err(error),
@@ -261,13 +268,15 @@ impl Inner {
             Ok(place) => place,
             Err(overload) => return Attempt::failed(SandboxError::Overloaded(overload)),
         };
-        let run = portable::invoke(pre, name, request, &self.limits, deadline, progress).await;
+        let part = self.sandbox.memory.part(&self.share);
+        let run = portable::invoke(pre, name, request, &self.limits, part, deadline, progress).await;
         let portable::Run { result, hits, peak, cpu, dropped } = run;
         Attempt { result: result.map_err(Stopped::For), hits, peak, cpu, dropped }
     }
 
     fn call(&self, pre: &FunctionPre<State>, event: EventInput<'_>, watch: Watch) -> Attempt {
-        let state = State { meter: Meter::new(self.limits.memory.value, watch.inline), watch };
+        let part = self.sandbox.memory.part(&self.share);
+        let state = State { meter: Meter::new(self.limits.memory.value, watch.inline, part), watch };
         let mut store = match Store::try_new(self.component.engine(), state) {
             Ok(store) => store,
             Err(e) => return Attempt::failed(SandboxError::internal(format!("no store: {e:#}"))),
@@ -392,6 +401,9 @@ pub(super) fn stopped(limits: &Limits, error: &wasmtime::Error, meter: &Meter) -
     if let Some(name) = meter.met().next() {
         return SandboxError::OutOfMemory(limits.hit(name)).into();
     }
+    if meter.is_crowded() {
+        return SandboxError::Overloaded(Overload::Memory).into();
+    }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return SandboxError::Trapped { reason: trap.to_string() }.into();
     }
@@ -471,6 +483,9 @@ fn panicked(panic: &(dyn Any + Send)) -> SandboxError {
 
 /// Quick calls in a row after which a heavy function is tried on an I/O thread again: each wrong guess costs a slice.
 const HEAVY: u32 = 16;
+
+/// How long a slice holds its thread at most, if it is the guest that does.
+const MOST_INLINE: Duration = Duration::from_millis(3 * TICK_MS);
 
 /// A function that needs more than this is kept off I/O threads.
 const QUICK_MEMORY_BYTES: u64 = 8 << 20;

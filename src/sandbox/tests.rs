@@ -3,10 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{limits::SetBy::Platform, *};
-use crate::{
-    event::Place,
-    site::units::{Bytes, Span},
-};
+use crate::{event::Place, site::units::Span};
 
 mod admission;
 mod hostile;

@@ -193,7 +193,7 @@ const ESTIMATED: Duration = Duration::from_millis(3 * TICK_MS);
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::memory::Part, *};
     use crate::site::units::{Bytes, Span};
 
     fn watch(cpu_ms: u64, deadline: Instant) -> Watch {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     fn stopped(watch: &mut Watch) -> Option<Stop> {
-        let told = watch.tick(&Meter::new(Bytes(0), false));
+        let told = watch.tick(&Meter::new(Bytes(0), false, Part::default()));
         told.err().and_then(|error| error.downcast_ref::<Stop>().copied())
     }
 

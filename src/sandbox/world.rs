@@ -277,7 +277,28 @@ const LIFT_ALLOWANCE_BYTES: usize = 32 << 10;
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn f31_f36_what_is_taken_as_a_header_is_one_to_whoever_sends_it(
+            name in "[a-z-]{1,12}|[ -~]{0,6}|(?s).{0,4}",
+            value in "[ -~\\t]{0,12}|(?s).{0,6}",
+        ) {
+            if checked(200, "", &[(&name, &value)], b"").is_ok() {
+                let sent = (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(&value).unwrap());
+                prop_assert_eq!((sent.0.as_str(), sent.1.to_str().unwrap()), (name.as_str(), value.as_str()));
+                let framing = ["content-length", "transfer-encoding", "connection", "host", "trailer", "upgrade"];
+                prop_assert!(!framing.contains(&name.as_str()) && !name.starts_with("sandgate-"));
+            }
+            if checked(200, &value, &[], b"x").is_ok() {
+                prop_assert!(HeaderValue::from_str(&value).is_ok_and(|sent| sent.to_str().is_ok()));
+            }
+        }
+    }
 
     fn checked(status: u16, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<(), Breach> {
         let headers: Vec<_> = headers.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect();

@@ -188,7 +188,10 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         metrics: Arc::clone(&metrics),
         development: options.mode == Mode::Development,
         schemas: event::Schemas::default(),
-        patience: Patience::SERVING,
+        patience: match options.mode {
+            Mode::Development => Patience::DEVELOPING,
+            Mode::Production => Patience::SERVING,
+        },
     };
     let compiled = watch.trigger();
     builder.sandbox.when_compiled(move |tenants| compiled.changed(tenants));
@@ -303,7 +306,9 @@ pub fn sandbox_settings(config: &ServerConfig, data_dir: Option<PathBuf>) -> Set
         // A busy machine gives a compilation a fifth of a core.
         wall: Span(config.sandbox.compile_cpu.0.saturating_mul(5)),
     };
-    Settings { pool, admission, portable: config.sandbox.portable, compile, data_dir, ..Settings::default() }
+    let usual = Settings::default();
+    let memory = config.sandbox.memory.unwrap_or(usual.memory);
+    Settings { pool, admission, portable: config.sandbox.portable, compile, data_dir, memory, ..usual }
 }
 
 /// How remote key sets are fetched by `sandgate.toml`.

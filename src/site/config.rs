@@ -196,9 +196,13 @@ section! {
 section! {
     /// The pool that instances come from.
     Sandbox {
-        /// Instances at once, over all tenants, 1 to 65536. More requests are told to come again.
+        /// Instances at once, 1 to 65536, of which no tenant holds more than it leaves. More requests are told to come again.
         #[validate(range(min = 1, max = 65_536))]
         instances: u32 = 512;
+        /// Memory of all guests together, 64MiB to 16TiB, of which no tenant gets more than it leaves. Unless it is said, three
+        /// quarters of what the machine has, or the gateway's control group: beyond that the kernel would end the gateway.
+        #[validate(range(min = Bytes::mib(64), max = Bytes::mib(16 << 20)))]
+        memory: Option<Bytes> = None;
         /// Memory that a slot of the pool keeps after use, 0B to 16MiB: clearing a few pages is cheaper than giving
         /// them back to the kernel and faulting them in again.
         #[validate(range(max = Bytes::mib(16)))]
@@ -451,8 +455,11 @@ mod tests {
 
         # The pool that instances come from.
         [sandbox]
-        # Instances at once, over all tenants, 1 to 65536. More requests are told to come again.
+        # Instances at once, 1 to 65536, of which no tenant holds more than it leaves. More requests are told to come again.
         instances = 512
+        # Memory of all guests together, 64MiB to 16TiB, of which no tenant gets more than it leaves. Unless it is said, three
+        # quarters of what the machine has, or the gateway's control group: beyond that the kernel would end the gateway.
+        # memory =
         # Memory that a slot of the pool keeps after use, 0B to 16MiB: clearing a few pages is cheaper than giving
         # them back to the kernel and faulting them in again.
         keep-resident = "64KiB"

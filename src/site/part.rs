@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    CERTIFICATES, FunctionSources, TenantSources, check,
+    CERTIFICATES, FunctionSources, TenantSources, Unread, check,
     config::ServerConfig,
     diagnostic::{Diagnostic, Source},
     files::{Entry, Folder, stamp_of_key},
@@ -52,16 +52,6 @@ impl Manifests {
                 (toml, None)
             }
         }
-    }
-}
-
-/// `revoked.json` of a tenant as it is now, without the rest of its part.
-pub(super) fn revoked(dir: &Path, tenant: &TenantName) -> Result<Option<Source>, Diagnostic> {
-    let shown = format!("policies/{tenant}");
-    match Folder::open(dir.join(&shown), shown.clone()) {
-        Ok(Some(folder)) => folder.source("revoked.json", MAX_REVOKED),
-        Ok(None) => Ok(None),
-        Err(error) => Err(Diagnostic::fault(format!("`{shown}/`: it cannot be read: {error}"))),
     }
 }
 
@@ -112,7 +102,10 @@ pub(super) fn tenant(
     let policies = reading.policies(&folder);
     let tests = reading.optional(&folder, "tests.toml", MAX_TESTS);
     reading.hasher.part(tests.as_ref().map_or("", |tests| &*tests.text));
-    let revoked = reading.optional(&folder, "revoked.json", MAX_REVOKED);
+    let revoked = folder.source("revoked.json", MAX_REVOKED).map_err(|fault| {
+        reading.diagnostics.push(fault);
+        Unread
+    });
     let none = RawLimits::default();
     let ceilings = raw.as_ref().map_or(&none, |raw| &raw.ceilings);
     let functions = reading.functions(dir, name, config, ceilings, manifests);

@@ -133,6 +133,17 @@ macro_rules! ranged {
                 Some(*self < min)
             }
         }
+
+        /// What is not said is within every range.
+        impl validator::ValidateRange<$name> for Option<$name> {
+            fn greater_than(&self, max: $name) -> Option<bool> {
+                self.map(|value| value > max)
+            }
+
+            fn less_than(&self, min: $name) -> Option<bool> {
+                self.map(|value| value < min)
+            }
+        }
     )*};
 }
 

@@ -233,6 +233,29 @@ async fn a16_each_deviation_gets_the_one_answer_and_its_own_record() {
     assert_eq!(sender.send_proof(&sender.with_nonce(&nonce)).await.summary(), "200");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a16_of_fifty_calls_at_once_with_one_proof_one_is_served() {
+    let live = world().start().await;
+    let sender = Sender::new(&live);
+    let proof = sender.with_nonce(&sender.nonce().await);
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..50 {
+        let call = live
+            .invoke("acme/echo")
+            .anonymous()
+            .header("authorization", &format!("DPoP {}", sender.token))
+            .header("dpop", &proof);
+        let (client, version, request) = if n % 2 == 0 { call } else { call.http2() }.finish();
+        calls.spawn(async move { client.send(version, request).await.summary() });
+    }
+    let mut told = calls.join_all().await;
+    told.sort();
+    assert_eq!(
+        (told[0].as_str(), told[1].as_str(), told[49].as_str()),
+        ("200", "401 unauthenticated", "401 unauthenticated")
+    );
+}
+
 #[tokio::test]
 async fn a16_a_nonce_of_another_process_is_answered_with_one_of_this() {
     let (live, other) = (world().start().await, world().start().await);

@@ -84,6 +84,34 @@ async fn a_revocation_holds_while_the_rest_of_the_tenant_is_faulty() {
     assert_eq!(world.invoke("acme/echo").bearer(bob).send().await.summary(), "200");
 }
 
+/// Nothing that keeps a list from being read gives back what it has taken.
+#[tokio::test]
+async fn a20_a_list_of_revocations_that_cannot_be_read_leaves_everything_revoked() {
+    let list = r#"{"sub": [{"sub": "alice"}]}"#;
+    let world = World::with("echo", &echo()).file("policies/acme/revoked.json", list).start().await;
+    let token = world.token("acme").sign();
+    let summary = async || world.invoke("acme/echo").bearer(token.clone()).send().await.summary();
+    assert_eq!(summary().await, "401 unauthenticated");
+    let spaces = " ".repeat(5 << 20);
+    for (what, bytes) in [
+        ("not UTF-8", &b"\xff"[..]),
+        ("larger than 4194304 bytes", spaces.as_bytes()),
+        ("not a list of revocations", b"{\"subs\": []}"),
+    ] {
+        world.write("policies/acme/revoked.json", bytes);
+        eventually("it is told", || async { world.running.gateway.readiness().to_string().contains(what) })
+            .await;
+        assert_eq!(summary().await, "401 unauthenticated", "{what}");
+    }
+    world.write("policies/acme/revoked.json", "{}");
+    eventually("the next list is in force", || async { summary().await == "200" }).await;
+    // And where there is none, nothing is revoked.
+    world.write("policies/acme/revoked.json", list);
+    eventually("it is revoked again", || async { summary().await == "401 unauthenticated" }).await;
+    std::fs::remove_file(world.path().join("policies/acme/revoked.json")).unwrap();
+    eventually("without a list nobody is revoked", || async { summary().await == "200" }).await;
+}
+
 #[tokio::test]
 async fn a_request_that_waits_for_its_body_finishes_on_the_revision_that_it_began_with() {
     for http2 in [false, true] {

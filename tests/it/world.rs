@@ -254,6 +254,22 @@ impl Call<'_> {
         self
     }
 
+    /// With what no function is given, whatever it lists: credentials, and what the gateway and proxies say.
+    pub(crate) fn with_what_is_never_given(self) -> Self {
+        const NEVER_GIVEN: [(&str, &str); 9] = [
+            ("x-not-listed", "no"),
+            ("cookie", "session=no"),
+            ("dpop", "no"),
+            ("proxy-authorization", "Basic no"),
+            ("sandgate-caller", "acme/root"),
+            ("sandgate-request-id", "no"),
+            ("sandgate-anything", "no"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("forwarded", "for=192.0.2.1"),
+        ];
+        NEVER_GIVEN.into_iter().fold(self, |call, (name, value)| call.header(name, value))
+    }
+
     pub(crate) fn content_type(mut self, value: Option<&str>) -> Self {
         self.content_type = value.map(str::to_owned);
         self

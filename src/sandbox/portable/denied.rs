@@ -12,6 +12,7 @@ use wasmtime::{
 };
 
 use super::{
+    super::compile::printable,
     base::{Fault, Guest},
     is_denied,
 };
@@ -31,7 +32,9 @@ pub(super) fn define(
         for (name, item) in interface.exports(engine) {
             match item.ty {
                 ComponentItem::ComponentFunc(_) => {
-                    let called = format!("{}.{name}", import.split('@').next().unwrap_or_default());
+                    // For the record: the author chose the name, and how long it is.
+                    let called =
+                        printable(&format!("{}.{name}", import.split('@').next().unwrap_or_default()));
                     instance.func_new(name, move |_, ty, _, results| deny(&called, &ty, results))?;
                 }
                 ComponentItem::Resource(_) if !OF_IO.contains(&name) => {

@@ -31,6 +31,7 @@ use super::{
     super::{
         Breach, LimitHit, LimitName, Limits, SandboxError,
         limits::Meter,
+        memory::Part,
         run::{OUT_OF_LIFT_BUDGET, Stopped, stopped},
         watch::{Progress, Stop, thread_cpu},
         world::{Refused, Reply},
@@ -54,12 +55,13 @@ pub(in super::super) async fn invoke(
     name: &str,
     request: message::Request,
     limits: &Limits,
+    part: Part,
     deadline: Instant,
     progress: Arc<Progress>,
 ) -> Run {
     let polls = Arc::new(Polls::default());
     let held = Held {
-        meter: Meter::new(limits.memory.value, false),
+        meter: Meter::new(limits.memory.value, false, part),
         polls: Arc::clone(&polls),
         cpu: limits.cpu.value.0,
         deadline,

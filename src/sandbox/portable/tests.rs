@@ -115,7 +115,7 @@ async fn f25_f34_numbers_are_bounded_and_of_the_invocation() {
 #[tokio::test]
 async fn f20_who_waits_for_ever_meets_the_wall_and_who_computes_for_ever_the_budget() {
     let waits = hostile(|limits| limits.wall = by_function(ms(60)));
-    for path in ["never", "sleep", "sleep-at-the-end-of-time"] {
+    for path in ["never", "sleep", "sleep-at-the-end-of-time", "naps"] {
         let (result, usage) = told(&waits, path).await;
         assert_eq!(
             result,
@@ -126,7 +126,8 @@ async fn f20_who_waits_for_ever_meets_the_wall_and_who_computes_for_ever_the_bud
         assert!(usage.cpu < Duration::from_millis(60), "parked time is free: {usage:?}");
     }
     let computes = hostile(|limits| limits.cpu = by_function(ms(20)));
-    for path in ["spin", "flood"] {
+    // What the host does for a guest counts as the guest's own.
+    for path in ["spin", "flood", "poll-without-end", "empty-writes", "flushes"] {
         let (result, usage) = told(&computes, path).await;
         assert_eq!(
             result,
@@ -155,6 +156,149 @@ async fn f25_resources_headers_and_single_calls_are_bounded() {
 }
 
 #[tokio::test]
+async fn f26_no_call_makes_the_host_take_what_the_guest_only_names() {
+    let hostile = hostile(|_| ());
+    for path in ["zeroes", "zeroes-of-the-reply"] {
+        let refused = told(&hostile, path).await.0.unwrap_err();
+        assert!(refused.contains("cannot write more zeroes"), "{path}: {refused}");
+    }
+    assert!(told(&hostile, "poll-nothing").await.0.is_err());
+    assert_eq!(told(&hostile, "poll-copies").await.0, Ok("200".to_owned()));
+    let (result, usage) = told(&hostile, "buffers").await;
+    assert_eq!(result, Ok("120".to_owned()));
+    assert!(usage.peak_memory < 4 << 20, "{usage:?}");
+    let body = "0123456789".repeat(20_000);
+    for (path, answer) in [("skip", "200000"), ("splice", body.as_str())] {
+        let (result, _) = used_by(&hostile, at(path, body.as_bytes())).await;
+        assert!(result.unwrap().body == answer.as_bytes(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn f12_what_a_guest_holds_is_had_once_and_given_back_in_order_or_it_traps() {
+    let hostile = hostile(|_| ());
+    assert_eq!(told(&hostile, "twice-over").await.0, Ok("4".to_owned()));
+    for (path, reason) in [
+        ("finished-with-its-stream", "children"),
+        ("dropped-with-its-stream", "children"),
+        ("dropped-twice", "handle"),
+        ("forged", "handle"),
+        ("mistaken", "handle"),
+    ] {
+        let refused = told(&hostile, path).await.0.unwrap_err();
+        assert!(refused.contains(reason) && !refused.contains("internal"), "{path}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn f28_at_the_end_of_its_stack_a_guest_leaves_the_host_enough() {
+    let hostile = hostile(|_| ());
+    for _ in 0..3 {
+        let refused = told(&hostile, "descend").await.0.unwrap_err();
+        // The shadow stack in its memory, or the machine's: whichever ends first.
+        assert!(refused.contains("out of bounds memory access") || refused.contains("stack"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn f16_every_invocation_finds_what_the_first_one_found() {
+    let sandbox = sandbox_with(|settings| settings.pool.instances = 1);
+    let [acme, globex] =
+        ["acme", "globex"].map(|tenant| runner_of(&sandbox, tenant, &guest("hostile"), limits(|_| ())));
+    let first = told(&acme, "canary").await.0.unwrap();
+    assert!(first.starts_with("0 ") && first.ends_with(" young"), "{first}");
+    for path in ["spin", "descend", "grow", "buffers"] {
+        let tight = limits(|limits| {
+            limits.cpu = by_function(ms(5));
+            limits.memory = by_function(Bytes::mib(4));
+        });
+        // Whoever was there before, and however it ended.
+        told(&runner_of(&sandbox, "globex", &guest("hostile"), tight), path).await.0.ok();
+        for tenant in [&acme, &globex, &acme] {
+            assert_eq!(told(tenant, "canary").await.0.as_ref(), Ok(&first), "after {path}");
+        }
+    }
+}
+
+/// A component that passes a denied function a value of the deepest type there may be, under the longest name.
+fn calls_what_is_denied(levels: usize) -> String {
+    let deep = format!("{}u8{}", "(option ".repeat(levels), ")".repeat(levels));
+    let name = format!("a{}", "-b".repeat(1_000));
+    format!(
+        r#"(component
+          (import "wasi:http/types@0.2.0" (instance $types
+            (export "incoming-request" (type (sub resource))) (export "response-outparam" (type (sub resource)))))
+          (alias export $types "incoming-request" (type $request))
+          (alias export $types "response-outparam" (type $out))
+          (import "wasi:random/random@0.2.0" (instance $random (export "{name}" (func (param "value" {deep})))))
+          (core module $memory (memory (export "memory") 1) (data (i32.const 0) "{ones}"))
+          (core instance $memory (instantiate $memory))
+          (alias core export $memory "memory" (core memory $m))
+          (core func $deny (canon lower (func $random "{name}") (memory $m)))
+          (core module $guest
+            (import "" "deny" (func $deny (param i32)))
+            (func (export "handle") (param i32 i32) (call $deny (i32.const 0))))
+          (core instance $guest (instantiate $guest (with "" (instance (export "deny" (func $deny))))))
+          (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+            (canon lift (core func $guest "handle")))
+          (instance $handler (export "handle" (func $handle)))
+          (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#,
+        ones = "\\01".repeat(levels + 1),
+    )
+}
+
+#[tokio::test]
+async fn f28_f35_a_denial_takes_values_as_deep_as_types_may_be_and_tells_no_name_without_end() {
+    let levels =
+        (1..100).rev().find(|levels| sandbox().admit(calls_what_is_denied(*levels).as_bytes(), None).is_ok());
+    let component = calls_what_is_denied(levels.unwrap());
+    assert!(levels.unwrap() > 50, "{levels:?}");
+    let denied = runner_of(&sandbox(), "acme", component.as_bytes(), limits(|_| ()));
+    let refused = told(&denied, "").await.0.unwrap_err();
+    assert!(refused.starts_with("the function trapped: it called `wasi:random/random.a-b-b"), "{refused}");
+    assert!(refused.len() < 1_000, "{} bytes", refused.len());
+}
+
+#[tokio::test]
+async fn f14_guests_that_sleep_leave_places_to_other_tenants() {
+    let sandbox = sandbox();
+    let sleeps =
+        runner_of(&sandbox, "acme", &guest("hostile"), limits(|limits| limits.concurrency = by_function(64)));
+    let other = runner_of(&sandbox, "globex", &guest("hostile"), limits(|_| ()));
+    let mut asleep = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let sleeps = sleeps.clone();
+        asleep.spawn(async move { told(&sleeps, "sleep").await.0 });
+    }
+    let mut shed = 0;
+    while shed < 12 {
+        let refused = asleep.join_next().await.unwrap().unwrap().unwrap_err();
+        assert!(refused.ends_with("the tenant's share of the instances is in use"), "{refused}");
+        shed += 1;
+    }
+    assert_eq!(sandbox.occupancy(), (4, 8));
+    assert_eq!(told(&other, "").await.0, Ok("hostile".to_owned()));
+}
+
+#[tokio::test]
+async fn f20_who_goes_early_is_charged_for_what_was_computed() {
+    let sandbox = sandbox();
+    let spins = runner_of(&sandbox, "acme", &guest("hostile"), limits(|_| ()));
+    let charged = async || {
+        let (place, mut usage) = (Place::default(), Usage::default());
+        let mut call = Box::pin(spins.run_event(at("spin", b""), &place, &mut usage));
+        until_it_runs(&sandbox, &mut call).await;
+        drop(call);
+        while sandbox.occupancy().0 > 0 {
+            tokio::task::yield_now().await;
+        }
+        usage.cpu
+    };
+    // Sooner or later one has seen a tick before its caller went.
+    while charged().await == Duration::ZERO {}
+}
+
+#[tokio::test]
 async fn f26_an_endless_reply_ends_at_the_limit() {
     let hostile = hostile(|limits| limits.response = by_function(Bytes(100_000)));
     let (result, usage) = told(&hostile, "endless").await;
@@ -174,6 +318,8 @@ async fn f31_a_reply_out_of_form_is_a_broken_contract() {
         ("unfinished", "it returned without finishing its answer"),
         ("dropped", "it returned without finishing its answer"),
         ("status", "status 199 is not within 200 to 599"),
+        ("status-999", "status 999 is not within 200 to 599"),
+        ("length-too-short", "it returned without finishing its answer"),
         ("length", "it returned without finishing its answer"),
         ("many-headers", "40 headers, of 32 allowed"),
         ("sandgate-caller", "header 0 is the gateway's to set"),
@@ -183,9 +329,13 @@ async fn f31_a_reply_out_of_form_is_a_broken_contract() {
         assert!(refused.contains(breach), "{path}: {refused}");
     }
     // What could split a message is refused to the guest itself, which goes on without.
-    for path in ["split", "transfer-encoding"] {
+    for path in ["split", "transfer-encoding", "nul", "nul-in-a-name"] {
         assert_eq!(told(&hostile, path).await.0, Ok("no".to_owned()), "{path}");
     }
+    assert_eq!(told(&hostile, "status-of-none").await.0, Ok("3".to_owned()));
+    let headers = async |path: &str| used_by(&hostile, at(path, b"")).await.0.unwrap().headers;
+    assert_eq!(headers("upper-case").await, [("x-upper".to_owned(), "v".to_owned())]);
+    assert_eq!(headers("trailers").await, [], "trailers are no headers");
 }
 
 #[tokio::test]

@@ -48,8 +48,9 @@ async fn f20_loops_meet_their_cpu_limit_wherever_they_are() {
     }
 }
 
+/// Which is the runtime's only one meanwhile: a tick that had to wait for it would never come (F21).
 #[tokio::test]
-async fn f20_a_cpu_limit_below_a_slice_holds_on_the_io_thread() {
+async fn f20_f21_a_cpu_limit_below_a_slice_holds_on_the_io_thread() {
     let (result, usage) = met("loops", b"{}", limits(|l| l.cpu = by_function(ms(1)))).await;
     assert_eq!(message(result), "the function met its `cpu` limit of 1ms (set by the function)");
     assert!(!usage.retried);
@@ -69,6 +70,21 @@ async fn f22_bulk_instructions_on_large_memories_stay_off_io_threads() {
     let (result, usage) = met("fills", b"{}", limits(|l| l.cpu = by_function(ms(20)))).await;
     assert_eq!(message(result), "the function met its `cpu` limit of 20ms (set by the function)");
     assert!(usage.retried && usage.peak_memory > 32 << 20);
+}
+
+/// No tick interrupts the engine while it makes an instance, so it must not be made on an I/O thread again and again.
+#[tokio::test]
+async fn f20_an_instance_that_takes_long_to_make_is_made_on_a_cpu_thread() {
+    let types = "(type (resource (rep i32)))".repeat(60_000);
+    let text = guest("begins-large").replacen("(component", &format!("(component {types}"), 1);
+    let text = text.replace("(memory (export \"memory\") 512)", "(memory (export \"memory\") 1)");
+    let component = wat::parse_str(&text).unwrap();
+    let sandbox = sandbox();
+    let slow = runner_of(&sandbox, "acme", &component, limits(|_| ()));
+    assert!(used(&slow, b"{}").await.0.is_ok());
+    // On an I/O thread what no tick saw is told as one tick at most, here as what it was.
+    let (result, usage) = used(&slow, b"{}").await;
+    assert!(result.is_ok() && !usage.retried && usage.cpu > ms(2).0, "{usage:?}");
 }
 
 #[tokio::test]
@@ -129,6 +145,23 @@ async fn f24_the_pools_own_slot_is_a_memory_limit_too() {
         met("grows-and-gives-up", b"{}", limits(|l| l.memory = by_function(Bytes(1 << 40)))).await;
     assert!(matches!(result, Err(SandboxError::OutOfMemory(_))), "{result:?}");
     assert_eq!(usage.peak_memory, 64 << 20);
+}
+
+/// As many as sleep or compute at once would otherwise have the kernel end the gateway.
+#[tokio::test]
+async fn f14_f24_what_all_guests_have_together_is_bounded_and_of_one_tenant_to_half() {
+    let sandbox = sandbox_with(|settings| settings.memory = Bytes::mib(16));
+    let hello = runner(&sandbox, "globex", HELLO, limits(|_| ()));
+    let greedy = runner(&sandbox, "acme", &guest("grows-and-gives-up"), limits(|_| ()));
+    for _ in 0..3 {
+        let (result, usage) = used(&greedy, b"{}").await;
+        assert_eq!(message(result), "no room for another invocation: no memory is left for the function");
+        assert_eq!((usage.peak_memory, usage.hits.len()), (8 << 20, 0), "no limit of its own was met");
+        is_unharmed(&hello).await;
+    }
+    let modest = limits(|l| l.memory = by_function(Bytes::mib(4)));
+    let (result, _) = used(&runner(&sandbox, "acme", &guest("grows-and-gives-up"), modest), b"{}").await;
+    assert!(matches!(result, Err(SandboxError::OutOfMemory(_))), "{result:?}");
 }
 
 #[tokio::test]
@@ -354,6 +387,30 @@ async fn f16_no_invocation_sees_what_another_left() {
             run(&three, b"{}").await.unwrap_err();
             assert_eq!(run(&two, b"{}").await.unwrap().status, 200, "{pool:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn f16_f36_a_guest_comes_to_the_same_in_a_used_slot_as_in_a_fresh_one() {
+    let tight = limits(|l| {
+        l.memory = by_function(Bytes(1 << 20));
+        l.response = by_function(Bytes(1 << 10));
+    });
+    let alone = || sandbox_with(|settings| settings.pool.instances = 1);
+    let told = async |guest: &Runner| format!("{:?}", run(guest, b"{}").await);
+    let used = alone();
+    let mut guests = Vec::new();
+    for name in FAILURES.into_iter().chain(["remembers", "grows-and-answers", "tells", "fills"]) {
+        let tight = if name == "fills" { limits(|l| l.cpu = by_function(ms(2))) } else { tight };
+        let fresh = told(&runner(&alone(), "acme", &guest(name), tight)).await;
+        guests.push((name, runner(&used, "acme", &guest(name), tight), fresh));
+    }
+    // A fixed sequence (a linear congruence), so that a failure repeats.
+    let mut seed = 36_u64;
+    for _ in 0..400 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let (name, guest, fresh) = &guests[(seed >> 33) as usize % guests.len()];
+        assert_eq!(&told(guest).await, fresh, "{name}");
     }
 }
 

@@ -44,7 +44,7 @@ fn f04_f07_f17_nothing_is_compiled_in_that_is_not_needed() {
 }
 
 #[test]
-fn f13_f18_f32_f33_the_engine_is_set_as_stated() {
+fn f13_f15_f18_f23_f28_f32_f33_the_engine_is_set_as_stated() {
     let pool = PoolLimits::default();
     let config = engine::engine(&pool).unwrap();
     assert_eq!(config.get_wasm_features(), engine::PROPOSALS);
@@ -64,6 +64,38 @@ fn f13_f18_f32_f33_the_engine_is_set_as_stated() {
     assert_eq!(held.get_total_core_instances(), pool.instances * pool.core_instances_per_component);
     assert_eq!(held.get_max_memory_size(), pool.max_memory_bytes);
     assert_eq!(held.get_max_memories_per_module(), 1);
+    // The table beside the defaults says what these cost; here it is made sure that the engine was told.
+    assert!(config.get_memory_init_cow() && pool.copy_on_write);
+    assert_eq!(held.get_memory_keep_resident(), pool.memory_keep_resident_bytes);
+    assert_eq!(held.get_table_keep_resident(), pool.table_keep_resident_bytes);
+    assert_eq!(held.get_max_unused_warm_slots(), pool.unused_warm_slots);
+    assert_eq!(held.get_decommit_batch_size(), pool.decommit_batch);
+    // What the guest may not use of a portable stack is the host's, and nobody reads what was on it.
+    #[cfg(feature = "portable")]
+    {
+        assert!(config.get_async_stack_zeroing());
+        assert_eq!(config.get_async_stack_size(), 2 * config.get_max_wasm_stack());
+        assert_eq!(held.get_total_stacks(), pool.instances);
+    }
+}
+
+/// An unset deadline traps at once, and one that never comes is none: a store that is made is a store that is armed.
+#[test]
+fn f19_every_store_has_a_deadline_of_one_tick_and_the_engine_one_ticker() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sandbox");
+    let mut text = fs::read_to_string(folder.with_extension("rs")).unwrap();
+    for folder in [folder.join("portable"), folder] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+                text += &fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let count = |what: &str| text.matches(what).count();
+    assert_eq!((count("Store::try_new("), count("Store::new(")), (2, 0));
+    assert_eq!((count("set_epoch_deadline(1)"), count("set_epoch_deadline(")), (2, 2));
+    assert_eq!((count("epoch_deadline_callback("), count("Ticker::start(")), (2, 1));
 }
 
 #[test]

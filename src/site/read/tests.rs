@@ -68,7 +68,7 @@ fn a_sound_site_is_read_whole() {
         acme.policies.iter().map(|p| &*p.path).collect::<Vec<_>>(),
         ["policies/acme/a.cedar", "policies/acme/b.cedar"]
     );
-    assert!(acme.raw.is_some() && acme.tests.is_some() && acme.revoked.is_some());
+    assert!(acme.raw.is_some() && acme.tests.is_some() && acme.revoked.as_ref().is_ok_and(Option::is_some));
     let hello = acme.functions.get("hello").unwrap();
     let component = hello.raw.as_ref().unwrap().component.clone();
     assert_eq!(acme.functions.len(), 1);
