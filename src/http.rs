@@ -81,6 +81,24 @@ pub fn refuse(gateway: &Gateway, version: Version, bad: BadHead) -> Response<Ful
     response
 }
 
+/// Answers a request that there is no room for, and reads nothing of it.
+pub async fn shed(gateway: &Gateway, peer: &Peer, version: Version) -> Response<Full<Bytes>> {
+    let now = SystemTime::now();
+    let request_id = gateway.next_request_id(now);
+    let shed = Astray {
+        code: Code::Overloaded,
+        reason: "requests",
+        detail: "more requests are under way than there is room for".to_owned(),
+    };
+    let tenant = peer.host.as_ref().map(|host| host.tenant().clone());
+    let mut response = shed.refuse(gateway, request_id, now, peer.client, tenant).await;
+    headers::finish(response.headers_mut(), request_id);
+    if version < Version::HTTP_2 {
+        close_after(&mut response);
+    }
+    response
+}
+
 /// Answers one request, and never leaves one unanswered: a panic below becomes a 500 (hardening F29).
 pub async fn answer(
     gateway: Arc<Gateway>,
@@ -93,9 +111,10 @@ pub async fn answer(
     {
         return refuse(&gateway, Version::HTTP_2, bad);
     }
+    let http1 = request.version() < Version::HTTP_2;
     // Only its chunks tell where a chunked body ends, and nothing after them is looked for (hardening C3).
-    let last =
-        request.version() < Version::HTTP_2 && request.headers().contains_key(header::TRANSFER_ENCODING);
+    let last = http1 && request.headers().contains_key(header::TRANSFER_ENCODING);
+    let asks = http1 && request.headers().contains_key(header::EXPECT);
     let now = SystemTime::now();
     let request_id = gateway.next_request_id(now);
     let client = peer.client;
@@ -113,7 +132,9 @@ pub async fn answer(
         }
     };
     headers::finish(response.headers_mut(), request_id);
-    if last {
+    // Who waits for a word before the body and is refused may send it all the same, or another request in its place: a
+    // proxy that reuses the connection would have that one's beginning read as the body (RFC 9110 §10.1.1).
+    if last || asks && !response.status().is_success() {
         close_after(&mut response);
     }
     response

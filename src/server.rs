@@ -32,7 +32,10 @@ use tracing::{info, warn};
 
 pub use self::descriptors::OTHER_DESCRIPTORS;
 pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
-use self::{clients::Clients, connection::Connection};
+use self::{
+    clients::{Clients, PerClient},
+    connection::Connection,
+};
 use crate::{pipeline::Gateway, site::network::Network};
 
 /// Bounds of a connection.
@@ -124,7 +127,13 @@ impl Server {
             bounds: self.bounds,
             shutdown: shutdown.clone(),
             proxies: self.proxies,
-            clients: Clients::new(self.bounds.connections_per_client, self.bounds.handshakes_per_client),
+            clients: Clients::new(
+                u32::try_from(self.bounds.connections).unwrap_or(u32::MAX),
+                PerClient {
+                    connections: self.bounds.connections_per_client,
+                    handshakes: self.bounds.handshakes_per_client,
+                },
+            ),
             handshakes: Semaphore::new(self.bounds.handshakes.min(Semaphore::MAX_PERMITS)),
         });
         loop {

@@ -31,6 +31,8 @@ impl Patience {
     /// For a gateway that serves: at a start a minute, in which hundreds of components of usual size compile; at a reload what
     /// an author of another tenant does not mind.
     pub const SERVING: Self = Self { first: Duration::from_secs(60), later: Duration::from_secs(10) };
+    /// Whoever starts one for local work waits for all of it, rather than to find a function missing at first.
+    pub const DEVELOPING: Self = Self { first: Self::WHOLE.first, later: Self::SERVING.later };
     /// On a workbench everything is told, however long it takes: no site is compiled for a day.
     pub const WHOLE: Self = Self { first: Duration::from_secs(86_400), later: Duration::from_secs(86_400) };
 }

@@ -66,12 +66,19 @@ impl Compilations {
             return ended;
         }
         let later = || Err(Arc::new(AdmissionError::UnderWay));
-        match state.under_way.get_mut(&digest) {
-            Some(same) => same.waiting += 1,
+        let State { under_way, deferred, .. } = &mut *state;
+        match under_way.get_mut(&digest) {
+            // Another tenant's, in this same reload: they wait together.
+            Some(same) if same.waiting > 0 => same.waiting += 1,
+            // It was waited for before, and whoever waited is told when it ends: once is enough.
+            Some(_) => {
+                deferred.insert(tenant.clone());
+                return later();
+            }
             None => {
-                let mut running = state.under_way.values().filter(|other| other.ended.is_none());
-                if running.by_ref().any(|other| other.tenant == *tenant) || state.under_way.len() >= MOST {
-                    state.deferred.insert(tenant.clone());
+                let is_own = |other: &UnderWay| other.tenant == *tenant && other.ended.is_none();
+                if under_way.values().any(is_own) || under_way.len() >= MOST {
+                    deferred.insert(tenant.clone());
                     return later();
                 }
                 let these = Arc::clone(self);
@@ -85,7 +92,7 @@ impl Compilations {
                     return Err(Arc::new(ProcessError::Start(error).into()));
                 }
                 // The thread ends in `end`, which needs the lock that is held here.
-                state.under_way.insert(digest, UnderWay { tenant: tenant.clone(), waiting: 1, ended: None });
+                under_way.insert(digest, UnderWay { tenant: tenant.clone(), waiting: 1, ended: None });
             }
         }
         loop {

@@ -1,4 +1,5 @@
-//! Who is connected, by address: one client must not take all places.
+//! Who is connected, by address, and what they ask at once: one client must not take all places, nor all together more
+//! memory than there is.
 //!
 //! A client is an IPv4 address or an IPv6 /64, which is what one subscriber gets (RFC 6177). INVARIANT (Bounded): there is
 //! an entry only for clients that have a connection, and connections are bounded.
@@ -6,27 +7,41 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
+use super::connection::MAX_STREAMS;
 use crate::site::network::first_bits;
 
-/// Connections of every client.
+/// Connections and requests of every client.
 #[derive(Debug)]
 pub(super) struct Clients {
-    /// Connections of one client.
-    connections: u32,
-    /// Those among them whose handshake is not done: they cost the most and have shown the least.
-    handshakes: u32,
+    bounds: PerClient,
+    /// Requests of all clients that may be under way.
+    requests: u32,
+    /// Those that are.
+    under_way: AtomicU32,
     counts: Mutex<HashMap<Client, Counts>>,
+}
+
+/// What one client may have at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PerClient {
+    pub(super) connections: u32,
+    /// Those among them whose handshake is not done: they cost the most and have shown the least.
+    pub(super) handshakes: u32,
 }
 
 type Client = (bool, u128);
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Counts {
     connections: u32,
     handshakes: u32,
+    requests: Arc<AtomicU32>,
 }
 
 /// Why a client gets no further connection.
@@ -41,28 +56,33 @@ pub(super) enum Full {
 }
 
 impl Clients {
-    pub(super) fn new(connections: u32, handshakes: u32) -> Arc<Self> {
-        Arc::new(Self { connections, handshakes, counts: Mutex::default() })
+    /// For so many connections in all.
+    pub(super) fn new(connections: u32, bounds: PerClient) -> Arc<Self> {
+        let requests = share(connections);
+        Arc::new(Self { bounds, requests, under_way: AtomicU32::new(0), counts: Mutex::default() })
     }
 
     /// A place for a connection that begins with its handshake.
     pub(super) fn connect(self: &Arc<Self>, address: IpAddr) -> Result<Place, Full> {
         let client = client(address);
         let mut counts = self.lock();
-        let of = counts.get(&client).copied().unwrap_or_default();
-        if of.connections >= self.connections {
+        let (connections, handshakes) =
+            counts.get(&client).map_or((0, 0), |of| (of.connections, of.handshakes));
+        if connections >= self.bounds.connections {
             return Err(Full::Connections);
         }
-        if of.handshakes >= self.handshakes {
+        if handshakes >= self.bounds.handshakes {
             return Err(Full::Handshakes);
         }
-        let more = Counts { connections: of.connections + 1, handshakes: of.handshakes + 1 };
-        counts.insert(client, more);
-        Ok(Place { clients: Arc::clone(self), client, shaking: true })
+        let of = counts.entry(client).or_default();
+        of.connections += 1;
+        of.handshakes += 1;
+        let requests = Arc::clone(&of.requests);
+        Ok(Place { clients: Arc::clone(self), client, shaking: true, requests })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Client, Counts>> {
-        // Each change is one insertion or removal.
+        // Each change is of numbers that stay whole, or one removal.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -73,6 +93,7 @@ pub(super) struct Place {
     clients: Arc<Clients>,
     client: Client,
     shaking: bool,
+    requests: Arc<AtomicU32>,
 }
 
 impl Place {
@@ -83,6 +104,32 @@ impl Place {
         {
             counts.handshakes = counts.handshakes.saturating_sub(1);
         }
+    }
+}
+
+impl Place {
+    /// Room for one more request, among this client's and among all.
+    pub(super) fn request(&self) -> Option<Room> {
+        let room = Room { clients: Arc::clone(&self.clients), requests: Arc::clone(&self.requests) };
+        let of_client = room.requests.fetch_add(1, Ordering::Relaxed);
+        let of_all = room.clients.under_way.fetch_add(1, Ordering::Relaxed);
+        let most = share(self.clients.bounds.connections);
+        // One that is too many is dropped, and counts no more.
+        (of_client < most && of_all < self.clients.requests).then_some(room)
+    }
+}
+
+/// Room for one request; dropping it frees it.
+#[derive(Debug)]
+pub(super) struct Room {
+    clients: Arc<Clients>,
+    requests: Arc<AtomicU32>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+        self.clients.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -99,11 +146,20 @@ impl Drop for Place {
     }
 }
 
+/// Requests that may be under way on so many connections: streams of HTTP/2 multiply what a connection costs, and few
+/// clients use all of them on all of theirs.
+fn share(connections: u32) -> u32 {
+    connections.saturating_mul(REQUESTS_A_CONNECTION).max(2 * MAX_STREAMS)
+}
+
 fn client(address: IpAddr) -> Client {
     let address = address.to_canonical();
     let bits = if address.is_ipv4() { 32 } else { 64 };
     (address.is_ipv4(), first_bits(address, bits))
 }
+
+/// A request under way costs some 20 KiB, and so four of them about what a connection may.
+const REQUESTS_A_CONNECTION: u32 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -115,7 +171,7 @@ mod tests {
 
     #[test]
     fn c15_a_client_has_so_many_places_and_leaves_no_trace() {
-        let clients = Clients::new(2, 2);
+        let clients = Clients::new(9, PerClient { connections: 2, handshakes: 2 });
         let first = clients.connect(at("192.0.2.1")).unwrap();
         let second = clients.connect(at("::ffff:192.0.2.1")).unwrap();
         assert_eq!(clients.connect(at("192.0.2.1")).unwrap_err(), Full::Connections);
@@ -128,7 +184,7 @@ mod tests {
 
     #[test]
     fn b04_a_client_has_so_many_handshakes_under_way() {
-        let clients = Clients::new(9, 1);
+        let clients = Clients::new(9, PerClient { connections: 9, handshakes: 1 });
         let mut first = clients.connect(at("2001:db8::1")).unwrap();
         assert_eq!(
             clients.connect(at("2001:db8::2:1")).unwrap_err(),
@@ -141,5 +197,21 @@ mod tests {
         drop(clients.connect(at("2001:db8::1")).unwrap());
         drop(first);
         assert!(clients.lock().is_empty());
+    }
+
+    #[test]
+    fn c15_a_client_has_so_many_requests_under_way_and_all_together_have_so_many() {
+        let clients = Clients::new(100, PerClient { connections: 75, handshakes: 75 });
+        let (one, other) =
+            (clients.connect(at("192.0.2.1")).unwrap(), clients.connect(at("192.0.2.2")).unwrap());
+        let again = clients.connect(at("192.0.2.1")).unwrap();
+        let mut rooms: Vec<Room> = std::iter::from_fn(|| one.request()).collect();
+        assert_eq!(rooms.len(), 300);
+        assert!(again.request().is_none(), "another connection is the same client");
+        rooms.extend(std::iter::from_fn(|| other.request()));
+        assert_eq!(rooms.len(), 400);
+        rooms.clear();
+        assert!(one.request().is_some() && other.request().is_some());
+        assert_eq!(clients.under_way.load(Ordering::Relaxed), 0);
     }
 }

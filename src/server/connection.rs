@@ -62,7 +62,7 @@ impl Connection {
         let _open = Open::new(self.gateway.metrics());
         match timeout(self.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
             Ok(Ok((greeted, client, place))) => {
-                if let Err(error) = self.speak(greeted, client).await {
+                if let Err(error) = self.speak(greeted, client, &place).await {
                     debug!(%error, %client, "connection ended early");
                 }
                 drop(place);
@@ -97,9 +97,9 @@ impl Connection {
         Ok((greeted, client, place))
     }
 
-    async fn speak(&self, greeted: Greeted, client: IpAddr) -> hyper::Result<()> {
+    async fn speak(&self, greeted: Greeted, client: IpAddr, place: &Place) -> hyper::Result<()> {
         let exchanges = Exchanges::new();
-        let ended = self.drive(greeted, client, &exchanges).await;
+        let ended = self.drive(greeted, client, place, &exchanges).await;
         match exchanges.was_cut() {
             None => {}
             Some(Cut::Slow) => self.gateway.metrics().unparsed(Cut::Slow.kind()),
@@ -111,7 +111,13 @@ impl Connection {
         ended
     }
 
-    async fn drive(&self, greeted: Greeted, client: IpAddr, exchanges: &Arc<Exchanges>) -> hyper::Result<()> {
+    async fn drive(
+        &self,
+        greeted: Greeted,
+        client: IpAddr,
+        place: &Place,
+        exchanges: &Arc<Exchanges>,
+    ) -> hyper::Result<()> {
         let Greeted { stream, server_name, host } = greeted;
         let (_, session) = stream.get_ref();
         let tls = match session.protocol_version() {
@@ -134,14 +140,15 @@ impl Connection {
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (gateway, peer) = (Arc::clone(&self.gateway), peer.clone());
             let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
-            let exchange = exchanges.begin();
+            let exchange = exchanges.begin(place.request());
             async move {
                 let reply = match verdict {
                     // Boxed: a connection has room for its request's state for as long as it is open, and this is most of it.
-                    Ok(()) => {
+                    Ok(()) if exchange.has_room() => {
                         let of = if http2 { UnreadBody::of_stream } else { UnreadBody::from };
                         Box::pin(http::answer(gateway, peer, request.map(of))).await
                     }
+                    Ok(()) => Box::pin(http::shed(&gateway, &peer, request.version())).await,
                     Err(bad) => http::refuse(&gateway, request.version(), bad),
                 };
                 Ok::<_, Infallible>(reply.map(|body| ReplyBody::new(body, exchange)))
@@ -151,27 +158,24 @@ impl Connection {
         macro_rules! drive {
             ($connection:expr) => {{
                 let mut connection = std::pin::pin!($connection);
-                let idle = tokio::select! {
+                tokio::select! {
                     biased;
                     ended = &mut connection => return ended,
-                    late = exchanges.late(&self.bounds) => match late {
-                        Late::Idle => true,
-                        Late::Cut(cut) => {
+                    late = exchanges.late(&self.bounds) => {
+                        if let Late::Cut(cut) = late {
                             exchanges.cut(cut);
                             return Ok(());
                         }
-                    },
-                    () = self.shutdown.begun() => false,
-                };
+                    }
+                    () = self.shutdown.begun() => {}
+                }
                 // What is under way may finish; nothing new begins.
                 connection.as_mut().graceful_shutdown();
-                if idle {
-                    // A client of HTTP/2 is asked to go, and need not answer.
-                    match timeout(self.bounds.header, &mut connection).await {
-                        Ok(ended) => return ended,
-                        Err(_) if exchanges.is_quiet() => return Ok(()),
-                        Err(_) => {}
-                    }
+                // A client of HTTP/2 is asked to go, and need not answer: with nothing under way nobody waits for it.
+                match timeout(self.bounds.header, &mut connection).await {
+                    Ok(ended) => return ended,
+                    Err(_) if exchanges.is_quiet() => return Ok(()),
+                    Err(_) => {}
                 }
                 timeout(self.bounds.request, connection).await.unwrap_or(Ok(()))
             }};
@@ -254,7 +258,7 @@ const MAX_HEAD_BYTES: u32 = 16 << 10;
 pub(super) const MAX_BUFFER_BYTES: usize = 64 << 10;
 const _: () = assert!(http::head::MAX_HEAD_BYTES < MAX_BUFFER_BYTES);
 /// Streams at once on one HTTP/2 connection (hardening C8).
-const MAX_STREAMS: u32 = 100;
+pub(super) const MAX_STREAMS: u32 = 100;
 /// Reset streams that may wait before the connection is closed (CVE-2023-44487).
 const MAX_RESET_STREAMS: usize = 20;
 /// Body of one stream that may come before anybody reads it: a body is not read before the decision.

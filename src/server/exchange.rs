@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Bounds,
+    clients::Room,
     cut::Cut,
     pace::{self, allowance},
 };
@@ -103,12 +104,12 @@ impl Exchanges {
         }
     }
 
-    /// A request begins; it ends when what is returned is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> Exchange {
+    /// A request begins, and keeps the room that there is for it; it ends when what is returned is dropped.
+    pub(super) fn begin(self: &Arc<Self>, room: Option<Room>) -> Exchange {
         let mut state = self.lock();
         let number = state.running.iter().map(|(number, _)| number + 1).max().unwrap_or_default();
         state.running.push((number, Instant::now()));
-        Exchange { number, of: Arc::clone(self) }
+        Exchange { number, of: Arc::clone(self), room }
     }
 
     /// Ends when this connection has been idle for too long, or one of its requests or replies has.
@@ -166,6 +167,14 @@ impl State {
 pub(super) struct Exchange {
     number: u64,
     of: Arc<Exchanges>,
+    room: Option<Room>,
+}
+
+impl Exchange {
+    /// Whether there is room for what it asks.
+    pub(super) fn has_room(&self) -> bool {
+        self.room.is_some()
+    }
 }
 
 impl Drop for Exchange {
@@ -313,9 +322,9 @@ mod tests {
         assert_eq!(exchanges.late(&BOUNDS).await, Late::Idle);
         assert_eq!(start.elapsed(), IDLE);
         // A connection with a request under way is not idle, and each has its own time.
-        let first = exchanges.begin();
+        let first = exchanges.begin(None);
         tokio::time::advance(REQUEST / 2).await;
-        let second = exchanges.begin();
+        let second = exchanges.begin(None);
         drop(first);
         assert_eq!(exchanges.late(&BOUNDS).await, Late::Cut(Cut::Overdue));
         assert_eq!(start.elapsed(), IDLE + REQUEST / 2 + REQUEST);
@@ -331,7 +340,7 @@ mod tests {
         let exchanges = Exchanges::new();
         let begins = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            exchanges.begin()
+            exchanges.begin(None)
         };
         let start = Instant::now();
         let (late, _exchange) = tokio::join!(exchanges.late(&bounds), begins);
@@ -343,7 +352,7 @@ mod tests {
         for (bytes_a_second, seconds) in [(0, 5), (50, 9), (200, 120)] {
             let exchanges = Exchanges::new();
             let body = Full::new(Bytes::from(vec![0; 1 << 20]));
-            let mut reply = ReplyBody::new(body, exchanges.begin());
+            let mut reply = ReplyBody::new(body, exchanges.begin(None));
             let taken = poll_fn(|context| Pin::new(&mut reply).poll_frame(context)).await;
             let mut bytes = taken.unwrap().unwrap().into_data().unwrap();
             drop(reply);
@@ -364,7 +373,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reply_that_was_taken_leaves_the_connection_quiet() {
         let exchanges = Exchanges::new();
-        let mut reply = ReplyBody::new(Full::new(Bytes::from_static(b"{}")), exchanges.begin());
+        let mut reply = ReplyBody::new(Full::new(Bytes::from_static(b"{}")), exchanges.begin(None));
         let taken = poll_fn(|context| Pin::new(&mut reply).poll_frame(context)).await;
         drop(reply);
         assert!(!exchanges.is_quiet());

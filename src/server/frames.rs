@@ -302,7 +302,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -367,6 +367,46 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn c08_what_the_library_refuses_is_read_off_the_frames_that_it_sends_however_it_writes_them() {
+        let sent = |kind: u8, payload: &[u8]| {
+            let length = u8::try_from(payload.len()).unwrap();
+            [&[0, 0, length, kind, 0, 0, 0, 0, 1][..], payload].concat()
+        };
+        let reset = |code: u8| sent(RST_STREAM, &[0, 0, 0, code]);
+        // Data that looks like a reset, resets with and without a failure, and the last word with its explanation.
+        let bytes = [
+            sent(SETTINGS, &[0; 6]),
+            sent(DATA, &reset(1)),
+            reset(1),
+            sent(DATA, &[]),
+            reset(0),
+            reset(8),
+            reset(7),
+            reset(3),
+            sent(GOAWAY, b"\0\0\0\x01\0\0\0\x0bcalm"),
+            sent(GOAWAY, &[0; 8]),
+        ]
+        .concat();
+        for piece in [1, 5, 13, 8192] {
+            let (exchanges, metrics) = (Exchanges::new(), Arc::new(Metrics::new()));
+            let nobody = tokio::io::join(tokio::io::empty(), tokio::io::sink());
+            let time = Duration::from_secs(10);
+            let mut stream = Frames::new(nobody, Arc::clone(&exchanges), Arc::clone(&metrics), time);
+            for pair in bytes.chunks(2 * piece) {
+                let (one, other) = pair.split_at(piece.min(pair.len()));
+                stream.write_all(one).await.unwrap();
+                let slices = [io::IoSlice::new(other), io::IoSlice::new(&[])];
+                assert_eq!(stream.write_vectored(&slices).await.unwrap(), other.len());
+            }
+            let text = metrics.encode();
+            for line in ["{kind=\"stream_malformed\"} 2", "{kind=\"stream_refused\"} 1"] {
+                assert!(text.contains(&format!("sandgate_unparsed_total{line}")), "{piece}: {text}");
+            }
+            assert_eq!(exchanges.was_cut(), Some(Cut::Refusals), "{piece}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn c01_a_preface_or_a_head_that_does_not_come_whole_is_cut_in_time() {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         for bytes in [
@@ -379,7 +419,7 @@ mod tests {
             let begun = Instant::now();
             let mut stream =
                 Frames::new(gate, Arc::clone(&exchanges), Arc::default(), Duration::from_secs(10));
-            tokio::io::AsyncWriteExt::write_all(&mut client, &bytes).await.unwrap();
+            client.write_all(&bytes).await.unwrap();
             assert!(stream.read_to_end(&mut Vec::new()).await.is_err());
             assert_eq!((exchanges.was_cut(), begun.elapsed().as_secs()), (Some(Cut::Slow), 10));
         }

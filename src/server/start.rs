@@ -188,7 +188,10 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         metrics: Arc::clone(&metrics),
         development: options.mode == Mode::Development,
         schemas: event::Schemas::default(),
-        patience: Patience::SERVING,
+        patience: match options.mode {
+            Mode::Development => Patience::DEVELOPING,
+            Mode::Production => Patience::SERVING,
+        },
     };
     let compiled = watch.trigger();
     builder.sandbox.when_compiled(move |tenants| compiled.changed(tenants));

@@ -54,6 +54,32 @@ async fn c15_a_client_gets_so_many_connections_and_each_that_ends_makes_room() {
     eventually("there is room again", || async { admitted(&world.client).await.is_some() }).await;
 }
 
+#[tokio::test]
+async fn c15_requests_beyond_what_there_is_room_for_are_shed_and_other_clients_served() {
+    let world = World::with("echo", &echo())
+        .file("sandgate.toml", &settings("max-connections-per-client = 3"))
+        .start()
+        .await;
+    // Three connections of one client, and twice a connection's streams among them, without a body yet.
+    let head = with_token(&world);
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut http2 = Http2::open(&world.client).await;
+        let all: Vec<u8> = (0..100).flat_map(|n| frame(HEADERS, END_HEADERS, stream(n), &head)).collect();
+        assert!(http2.write(&[all, frame(PING, 0, 0, &[7; 8])].concat()).await);
+        assert_eq!(http2.next_of(&[PING, HEADERS]).await.expect("an answer").kind, PING);
+        held.push(http2);
+    }
+    let shed = world.invoke("acme/echo").send().await;
+    assert_eq!(shed.summary(), "503 overloaded");
+    assert!(shed.header("retry-after").is_some() && shed.header("sandgate-request-id").is_some());
+    assert_eq!(world.invoke("acme/echo").from([127, 0, 0, 2]).send().await.summary(), "200");
+    assert_eq!(world.record(&shed)["outcome"]["code"], "overloaded");
+    drop(held);
+    eventually("there is room again", || async { world.invoke("acme/echo").send().await.summary() == "200" })
+        .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn c15_connections_leave_open_files_for_the_rest_of_the_process() {
     let site = tempfile::tempdir().unwrap();
@@ -220,16 +246,14 @@ async fn begun_http1(world: &Live) -> TlsStream<TcpStream> {
     stream
 }
 
-async fn begun_http2(world: &Live) -> Http2 {
+/// The head of a call that may be made, and whose body is to come.
+fn with_token(world: &Live) -> Vec<u8> {
     let bearer = format!("Bearer {}", world.token("acme").sign());
-    let fields = block(&[
-        (":method", "POST"),
-        (":scheme", "https"),
-        (":authority", "localhost"),
-        (":path", "/acme/echo"),
-        ("authorization", &bearer),
-        ("content-type", "application/json"),
-    ]);
+    [call_head(), block(&[("authorization", &bearer), ("content-type", "application/json")])].concat()
+}
+
+async fn begun_http2(world: &Live) -> Http2 {
+    let fields = with_token(world);
     let mut http2 = Http2::open(&world.client).await;
     // Frames are taken in their order: once the ping is answered, the request is known.
     assert!(

@@ -4,7 +4,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncReadExt;
 
 use crate::{
-    client::exchange,
+    client::{PATIENCE, exchange},
+    frames::{Http2, SETTINGS},
     guest::echo,
     operations::{dev, sample},
     world::{World, eventually},
@@ -38,6 +39,19 @@ async fn at_a_stop_requests_in_flight_are_answered_and_new_connections_refused()
     let report = sandgate::record::verify(&audit, None).unwrap();
     assert!(report.sound, "{report}");
     assert_eq!(recorded(&audit), answered);
+}
+
+/// An idle client of HTTP/1 is hung up on; one of HTTP/2 is asked whether it has heard, and may be asleep.
+#[tokio::test]
+async fn at_a_stop_a_client_of_http2_that_asks_nothing_and_never_answers_is_not_waited_for() {
+    let world = World::with("echo", &echo())
+        .file("sandgate.toml", "[server]\nheader-timeout = \"1s\"\ndrain = \"10m\"\n")
+        .start()
+        .await;
+    let mut asleep = Http2::open(&world.client).await;
+    assert!(asleep.next_of(&[SETTINGS]).await.is_some());
+    tokio::time::timeout(PATIENCE, world.running.stop()).await.expect("an end long before the drain time's");
+    drop(asleep);
 }
 
 #[tokio::test(flavor = "multi_thread")]

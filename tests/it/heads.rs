@@ -144,6 +144,27 @@ async fn c03_a_chunked_request_is_the_last_of_its_connection() {
     assert_eq!(world.records().iter().filter(|r| r["function"] == "echo").count(), 2);
 }
 
+/// What a proxy sends on a connection that it reuses, though the body that it announced was not asked for.
+#[tokio::test]
+async fn c03_a_refusal_in_place_of_100_continue_is_the_last_of_its_connection() {
+    let world = World::with("echo", &echo()).start().await;
+    let refused =
+        "POST /acme/echo HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 40\r\n\r\n";
+    for next in [sized(&world, "{}"), String::new()] {
+        for piece in [usize::MAX, 1] {
+            let answers = converse(&world.client, format!("{refused}{next}").as_bytes(), piece, false).await;
+            assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{answers}");
+            assert!(answers.starts_with("HTTP/1.1 401 "), "{answers}");
+            assert!(answers.contains("\r\nconnection: close\r\n"), "{answers}");
+        }
+    }
+    // Who is asked for the body and sends it may go on.
+    let asked = good(&world, "expect: 100-continue\r\ncontent-length: 2\r\n", "{}");
+    let last = sized(&world, "{}").replace("host: ", "connection: close\r\nhost: ");
+    let answers = converse(&world.client, format!("{asked}{last}").as_bytes(), usize::MAX, false).await;
+    assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 2, "{answers}");
+}
+
 #[tokio::test]
 async fn c01_a_head_that_does_not_come_whole_in_time_is_answered_408() {
     let world = World::with("echo", &echo())
@@ -240,6 +261,7 @@ async fn c05_c09_http2_requests_have_one_https_authority_and_a_method_for_us() {
         let status = http2_status(&world, &malformed).await;
         assert!(status == 0 || status == BAD_REQUEST, "{malformed:?}: {status:x}");
     }
+    assert!(world.running.gateway.metrics_text().contains("kind=\"stream_malformed\"}"), "resets are told");
     let many: Vec<(&str, &str)> = (0..65).map(|_| ("a", "b")).collect();
     let status = http2_status(&world, &[with(&[], &[]), many].concat()).await;
     assert!(status != BAD_REQUEST && status != 0, "431 is in no static table: {status:x}");

@@ -299,11 +299,12 @@ async fn c07_a_component_is_told_where_it_is_by_configuration_and_never_by_its_c
             .file("policies/acme/tenant.toml", &toml("acme", &format!("hosts = [\"{ACME}\"]"), ""))
             .file("sandgate.toml", origin);
         let live = certified(world, ACME, &authority.server(&[ACME], GOOD)).start().await;
-        // Whoever calls by path may name any host that is no tenant's.
+        // Whoever calls by path on a connection that was opened for no name may name any host that is no tenant's.
         let token = live.token("acme").sign();
+        let unnamed = live.client.named("127.0.0.1");
         let named = live.client.trusting(&authority.pem).named(ACME);
         for version in VERSIONS {
-            let told = call(&live.client, version, "evil.example", "/acme/anything", &token).await;
+            let told = call(&unnamed, version, "evil.example", "/acme/anything", &token).await;
             assert_eq!((told.summary().as_str(), told.json()["authority"].as_str()), ("200", Some(by_path)));
             let told = call(&named, version, ACME, "/anything", &token).await;
             assert_eq!(

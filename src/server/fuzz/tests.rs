@@ -10,13 +10,14 @@ mod corpus;
 
 /// Requests whole and torn, bodies that look like requests, and what smugglers send.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
-    let words: [&[u8]; 24] = [
+    let words: [&[u8]; 25] = [
         b"GET /a/b HTTP/1.1\r\nHost: a\r\n\r\n",
         b"POST /a/b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
         b"POST /a/b HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n",
         b"POST /a/b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"POST /a/b HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx",
         b"GET https://a/a?b HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET httPs://a?b HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET /a/b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
