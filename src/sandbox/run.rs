@@ -10,7 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -29,7 +29,7 @@ use super::{
     engine::TICK_MS,
     instances::Share,
     limits::{Meter, TooLargeInline},
-    watch::{SLICE, Stop, Waiting, Watch},
+    watch::{SLICE, Stop, Waiting, Watch, thread_cpu},
     worker::Remote,
     world::{self, EventBuffer, EventInput, FunctionPre, Refused},
 };
@@ -55,6 +55,8 @@ struct Inner {
     in_flight: Gate,
     /// Above zero: recent calls outlived their slice.
     heavy: AtomicU32,
+    /// Whether a call held its I/O thread for longer than a slice may, by the time on the wall.
+    slow: AtomicBool,
 }
 
 impl Runner {
@@ -75,6 +77,7 @@ impl Runner {
             function,
             in_flight: Gate::new(limits.concurrency.value),
             heavy: AtomicU32::new(0),
+            slow: AtomicBool::new(false),
         }))
     }
 
@@ -155,14 +158,8 @@ impl Runner {
             return self.call_portable(permit, &event, authority, deadline, usage).await;
         }
         if inner.heavy.load(Ordering::Relaxed) == 0 {
-            let begun = Instant::now();
-            let attempt = inner.attempt(event.clone(), Watch::slice(&inner.limits, deadline));
+            let attempt = inner.held(|| inner.attempt(event.clone(), Watch::slice(&inner.limits, deadline)));
             attempt.add_to(usage);
-            // What the engine does for a guest, such as making an instance of sixty thousand types of resources, sees no tick.
-            // Whether it was that or a busy machine, a CPU thread measures.
-            if begun.elapsed() > MOST_INLINE {
-                inner.heavy.store(HEAVY, Ordering::Relaxed);
-            }
             match attempt.result {
                 Ok(reply) => return Ok(reply),
                 Err(Stopped::For(error)) => return Err(error),
@@ -377,6 +374,23 @@ impl Inner {
         // Resetting the instance's slot is part of what the call costs.
         drop(store);
         Attempt { result, hits, peak, cpu: clock.used(), dropped: 0 }
+    }
+
+    /// Remembers whether `attempt` held its thread for longer than a slice may.
+    ///
+    /// What the engine does for a guest, such as making an instance of sixty thousand types of resources, sees no tick. It may
+    /// as well have been a busy machine: the next call is measured, which the usual one does without.
+    fn held(&self, attempt: impl FnOnce() -> Attempt) -> Attempt {
+        let (begun, cpu) = (Instant::now(), self.slow.load(Ordering::Relaxed).then(thread_cpu));
+        let attempt = attempt();
+        let held = cpu.map_or_else(|| begun.elapsed(), |before| thread_cpu().saturating_sub(before));
+        match (cpu, held > MOST_INLINE) {
+            (None, false) => {}
+            (None, true) => self.slow.store(true, Ordering::Relaxed),
+            (Some(_), false) => self.slow.store(false, Ordering::Relaxed),
+            (Some(_), true) => self.heavy.store(HEAVY, Ordering::Relaxed),
+        }
+        attempt
     }
 
     /// Remembers whether the function still needs a thread of its own.

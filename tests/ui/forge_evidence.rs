@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sandgate::{
     authn::{Authenticated, Caller, Received},
     authz::{Authorized, Decision},
-    event::{CheckedReply, Event, UnreadBody, Validated},
+    event::{CheckedReply, Event, Place, UnreadBody, Validated},
     id::{FunctionId, RequestId},
     sandbox::Outcome,
 };
@@ -18,8 +18,15 @@ fn authorized(received: Received<UnreadBody>, caller: Arc<Caller>, decision: Arc
     let _ = Authorized { received, caller, decision };
 }
 
-fn validated(request_id: RequestId, function: FunctionId, caller: Arc<Caller>, decision: Arc<Decision>, event: Event) {
-    let _ = Validated { request_id, function, caller, decision, event };
+fn validated(
+    request_id: RequestId,
+    function: FunctionId,
+    caller: Arc<Caller>,
+    decision: Arc<Decision>,
+    event: Event,
+    place: Place,
+) {
+    let _ = Validated { request_id, function, caller, decision, event, place };
 }
 
 fn outcome(reply: CheckedReply) {
