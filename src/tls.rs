@@ -371,13 +371,16 @@ fn read_pair(certificate: &Path, key: &Path, now: SystemTime) -> Result<Pair, Tl
     Ok(Pair { key: Arc::new(certified), expires })
 }
 
+/// What a section of PEM is a key of.
+type KeyOfDer = fn(&[u8]) -> PrivateKeyDer<'_>;
+
 /// The key as the library keeps it, and wipes it; of what was read for it nothing stays (hardening B10).
 fn signing_key(
     path: &Path,
     unfit: impl Fn(rustls::Error) -> TlsError,
 ) -> Result<Arc<dyn SigningKey>, TlsError> {
     let text = secret::read(path).map_err(|error| not_secret(path, error))?;
-    let kinds: [(&str, fn(&[u8]) -> PrivateKeyDer<'_>); 3] = [
+    let kinds: [(&str, KeyOfDer); 3] = [
         ("PRIVATE KEY", |der| PrivatePkcs8KeyDer::from(der).into()),
         ("EC PRIVATE KEY", |der| PrivateSec1KeyDer::from(der).into()),
         ("RSA PRIVATE KEY", |der| PrivatePkcs1KeyDer::from(der).into()),

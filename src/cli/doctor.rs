@@ -17,11 +17,11 @@ use serde::Serialize;
 use super::{Exit, Failure, SiteArg, site::require};
 use crate::{
     id::TenantName,
-    sandbox::{CompilerCommand, TABLE_ELEMENTS, posture, probe},
+    sandbox::{CompilerCommand, Probe, ProcessError, TABLE_ELEMENTS, posture, probe, probe_worker_process},
     server::{OTHER_DESCRIPTORS, sandbox_settings},
     site::{
         Site,
-        config::{Durability, ServerConfig},
+        config::{Durability, Isolation, ServerConfig},
     },
 };
 
@@ -131,6 +131,7 @@ fn examine(site: &Site, data: &Path) -> Vec<Finding> {
     let mut findings: Vec<Finding> = settings(site).into_iter().collect();
     findings.extend(engine(config));
     findings.extend(compiler());
+    findings.extend(workers(site));
     findings.extend(certificates::findings(site, SystemTime::now()));
     findings.push(audit(config));
     findings.push(checkpoints(config));
@@ -202,12 +203,68 @@ fn engine(config: &ServerConfig) -> Vec<Finding> {
 
 /// What a compile process says of itself once it is confined.
 fn compiler() -> Vec<Finding> {
-    let told = match probe(&CompilerCommand::default()) {
+    let told = probe(&CompilerCommand::default());
+    let without = "no component can be compiled";
+    let read = "a component that takes over the compiler could read this machine's files";
+    confined(
+        ["compile process", "it can reach"],
+        told,
+        without,
+        read,
+        "no file, socket, process or inherited descriptor",
+    )
+}
+
+/// The same of a worker process, and whose functions run in one.
+fn workers(site: &Site) -> Vec<Finding> {
+    let config = &site.platform.config.sandbox;
+    let isolated: Vec<&str> = site
+        .tenants
+        .iter()
+        .filter(|(_, tenant)| {
+            let own = tenant.raw.as_ref().map(|raw| raw.isolation).unwrap_or_default();
+            own.max(config.isolation) == Isolation::Process
+        })
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let named = match isolated.as_slice() {
+        [] => String::new(),
+        few if few.len() <= MAX_NAMED => format!(" ({})", few.join(", ")),
+        many => {
+            format!(" ({} and others)", many.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(", "))
+        }
+    };
+    let shared = site.tenants.len() - isolated.len();
+    let told =
+        format!("tenants: {} in processes of their own{named}, {shared} in the gateway's", isolated.len());
+    let bound = format!(
+        "{} at once, {} instances each; their memory is bounded by a limit of the kernel's, no control group is made",
+        config.workers, config.worker_instances
+    );
+    let mut findings = vec![Finding::new("isolation", told), Finding::new("worker processes", bound)];
+    findings.extend(confined(
+        ["a worker process", "it can reach"],
+        probe_worker_process(&CompilerCommand::default()),
+        "no function of an isolated tenant can run",
+        "a guest that breaks out of the engine could read this machine's files",
+        "its socket to the gateway, and no file, other socket or process",
+    ));
+    findings
+}
+
+/// What a process says of itself once it is confined.
+fn confined(
+    [what, reach]: [&'static str; 2],
+    told: Result<Probe, ProcessError>,
+    without: &str,
+    read: &str,
+    nothing: &str,
+) -> Vec<Finding> {
+    let told = match told {
         Ok(told) => told,
         Err(error) => {
-            let advice =
-                "no component can be compiled; `/proc` must be mounted, and the program be executable";
-            return vec![Finding::new("compile process", error.to_string()).must_if(true, advice)];
+            let advice = format!("{without}; `/proc` must be mounted, and the program be executable");
+            return vec![Finding::new(what, error.to_string()).must_if(true, advice)];
         }
     };
     let landlock = told.confinement.landlock.map(|version| format!("Landlock (version {version})"));
@@ -219,19 +276,15 @@ fn compiler() -> Vec<Finding> {
         .filter(|(_, refused)| refused.is_none())
         .map(|(what, _)| what.as_str())
         .collect();
-    let reach = if open.is_empty() {
-        "no file, socket, process or inherited descriptor".to_owned()
-    } else {
-        open.join(", ")
-    };
     let no_file = ["read a file", "create a file"].iter().all(|what| !open.contains(what));
+    let reached = if open.is_empty() { nothing.to_owned() } else { open.join(", ") };
     vec![
-        Finding::new("compile process", format!("confined by {}", walls.join(", "))).should_if(
+        Finding::new(what, format!("confined by {}", walls.join(", "))).should_if(
             walls.len() < 3,
             "a kernel with Landlock (5.13 and later) and seccomp puts up walls that each hold alone",
         ),
-        Finding::new("it can reach", reach)
-            .must_if(!no_file, "a component that takes over the compiler could read this machine's files")
+        Finding::new(reach, reached)
+            .must_if(!no_file, read)
             .should_if(!open.is_empty(), "a kernel with seccomp refuses it"),
     ]
 }
@@ -280,7 +333,8 @@ fn mappings(config: &ServerConfig, components: u64) -> Finding {
 }
 
 fn descriptors(config: &ServerConfig, components: u64) -> Finding {
-    let need = u64::from(config.server.max_connections) + components + OTHER_DESCRIPTORS;
+    let workers = u64::from(config.sandbox.workers);
+    let need = u64::from(config.server.max_connections) + components + workers + OTHER_DESCRIPTORS;
     // What it starts with is raised by `serve`.
     let limit = getrlimit(Resource::Nofile).maximum;
     let told = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
@@ -309,3 +363,6 @@ fn kernel() -> Finding {
     Finding::new("kernel", format!("{release} {}", std::env::consts::ARCH))
         .should_if(!tested, "of Linux targets the engine is fuzzed without pause on x86_64 alone")
 }
+
+/// Of more, only so many are told.
+const MAX_NAMED: usize = 12;

@@ -7,12 +7,16 @@
 use std::{
     fmt, fs,
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::{
+        fd::BorrowedFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use aws_lc_rs::{constant_time, digest, hmac, rand};
+use serde::{Deserialize, Serialize};
 use wasmtime::{Engine, component::Component};
 use zeroize::Zeroizing;
 
@@ -20,7 +24,7 @@ use super::{engine, sealed::Sealed};
 use crate::site::secret::{self, SecretError};
 
 /// SHA-256 of a component as its author gave it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
@@ -92,6 +96,30 @@ impl Artefact {
     /// What a compile process answered; nothing else may be given here.
     pub(super) fn compiled(code: Sealed) -> Self {
         Self(code)
+    }
+
+    /// What the gateway sent to this worker process; nothing else may be given here.
+    pub(super) fn received(code: Sealed) -> Self {
+        Self(code)
+    }
+
+    /// The descriptor, to be sent to a worker process.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.descriptor()
+    }
+
+    /// The same as [`Self::load`] for a process that can open nothing: the code is copied, and the copy is checked.
+    pub(super) fn load_copy(&self, engine: &Engine) -> wasmtime::Result<Component> {
+        if !self.0.is_sealed() {
+            return Err(wasmtime::Error::msg("the artefact is not sealed"));
+        }
+        let mut code = Vec::new();
+        self.0.write_to(&mut code)?;
+        #[expect(unsafe_code, reason = "machine code can be loaded in no other way")]
+        // SAFETY: as in `load`. The bytes are this process's own copy, which nobody else can change.
+        unsafe {
+            Component::deserialize(engine, code)
+        }
     }
 
     /// Maps the code, and checks it against engine and pool. The mapping keeps the sealed file, which memories that begin as

@@ -12,7 +12,8 @@ use super::{
     PoolLimits,
     engine::{PROPOSALS, VERSION},
     portable,
-    process::{COMMAND, CompilerCommand, MAX_PROCESSES, ProcessError, confine::Probe},
+    process::{self, CompilerCommand, MAX_PROCESSES, ProcessError, confine::Probe},
+    worker,
     world::HANDLER,
 };
 
@@ -51,9 +52,18 @@ fn names(features: WasmFeatures) -> Vec<String> {
 }
 
 /// Starts a compile process that tries what it can reach.
-pub fn probe(command: &CompilerCommand) -> Result<Probe, ProcessError> {
-    let output = Command::new(command.program())
-        .args([COMMAND, "--probe", "\"all\""])
+pub fn probe(program: &CompilerCommand) -> Result<Probe, ProcessError> {
+    probed(program, process::COMMAND)
+}
+
+/// Starts a worker process that does.
+pub fn probe_worker_process(program: &CompilerCommand) -> Result<Probe, ProcessError> {
+    probed(program, worker::COMMAND)
+}
+
+fn probed(program: &CompilerCommand, command: &str) -> Result<Probe, ProcessError> {
+    let output = Command::new(program.program())
+        .args([command, "--probe", "\"all\""])
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())

@@ -56,7 +56,9 @@ impl Connection {
         let _open = Open::new(self.shared.gateway.metrics());
         match timeout(self.rules.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
             Ok(Ok((greeted, client, of_client))) => {
-                if let Err(error) = self.speak(greeted, client, &of_client).await {
+                // In a box of its own, once it is needed: a task is moved as it is made, with room for all that it may become,
+                // and many a one ends at its handshake.
+                if let Err(error) = Box::pin(self.speak(greeted, client, &of_client)).await {
                     debug!(%error, %client, "connection ended early");
                 }
                 drop(of_client);
@@ -105,6 +107,30 @@ impl Connection {
         ended
     }
 
+    /// What the handshake and a listed proxy have said of the client.
+    fn peer(&self, greeted: &Greeted, client: IpAddr) -> Peer {
+        let (_, session) = greeted.stream.get_ref();
+        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        Peer {
+            client,
+            tls: match session.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "1.3",
+                _ => "1.2",
+            },
+            // What a listed proxy passes on is its client's; only what it sends in its own name is believed.
+            listed: self.rules.proxies.iter().any(|network| network.contains(client)),
+            // One that does not say until when it is good is none.
+            certificate: leaf.and_then(|der| {
+                Some(ClientCertificate {
+                    thumbprint: CertificateThumbprint::of(der),
+                    expires: crate::tls::expiry(der)?,
+                })
+            }),
+            server_name: greeted.server_name.clone(),
+            host: greeted.host.clone(),
+        }
+    }
+
     async fn drive(
         &self,
         greeted: Greeted,
@@ -112,25 +138,9 @@ impl Connection {
         place: &Place,
         exchanges: &Arc<Exchanges>,
     ) -> hyper::Result<()> {
-        let Greeted { stream, server_name, host } = greeted;
-        let (_, session) = stream.get_ref();
-        let tls = match session.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "1.3",
-            _ => "1.2",
-        };
-        let http2 = session.alpn_protocol() == Some(b"h2");
-        let leaf = session.peer_certificates().and_then(<[_]>::first);
-        // One that does not say until when it is good is none.
-        let certificate = leaf.and_then(|der| {
-            Some(ClientCertificate {
-                thumbprint: CertificateThumbprint::of(der),
-                expires: crate::tls::expiry(der)?,
-            })
-        });
-        // What a listed proxy passes on is its client's; only what it sends in its own name is believed.
-        let listed = self.rules.proxies.iter().any(|network| network.contains(client));
-        let peer = Peer { client, tls, listed, certificate, server_name, host };
-        let stream = Paced::new(stream, Arc::clone(exchanges), self.rules.bounds.min_rate);
+        let peer = self.peer(&greeted, client);
+        let http2 = greeted.stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let stream = Paced::new(greeted.stream, Arc::clone(exchanges), self.rules.bounds.min_rate);
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (gateway, peer) = (Arc::clone(&self.shared.gateway), peer.clone());
             let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
@@ -263,3 +273,17 @@ const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 const MAX_FRAME_BYTES: u32 = 16 << 10;
 /// Between pings on a silent HTTP/2 connection, and for their answers.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_shakes_hands_has_no_room_for_requests() {
+        fn size_of_task<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size_of_task(Connection::serve);
+        assert!(size <= 3 << 10, "{size} bytes");
+    }
+}

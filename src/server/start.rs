@@ -22,7 +22,7 @@ use crate::{
         self, AuditError, AuditLog, CheckpointKey, Metrics,
         trace::{ExportError, TraceSettings, Traces},
     },
-    sandbox::{self, AdmissionLimits, CompileLimits, PoolLimits, Sandbox, Settings},
+    sandbox::{self, AdmissionLimits, CompileLimits, PoolLimits, Sandbox, Settings, WorkerLimits},
     site::{
         PlatformSources, Site,
         blocked::Blocked,
@@ -155,6 +155,7 @@ impl Running {
         for helper in self.helpers {
             helper.abort();
         }
+        self.gateway.end_workers();
         if let Err(error) = self.gateway.audit().close(SystemTime::now()).await {
             error!(%error, "the audit log was not closed properly");
         }
@@ -314,7 +315,13 @@ pub fn sandbox_settings(config: &ServerConfig, data_dir: Option<PathBuf>) -> Set
     };
     let usual = Settings::default();
     let memory = config.sandbox.memory.unwrap_or(usual.memory);
-    Settings { pool, admission, portable: config.sandbox.portable, compile, data_dir, memory, ..usual }
+    let workers = WorkerLimits {
+        most: config.sandbox.workers,
+        instances: config.sandbox.worker_instances,
+        idle: config.sandbox.worker_idle.0,
+    };
+    let portable = config.sandbox.portable;
+    Settings { pool, admission, portable, compile, data_dir, memory, workers, ..usual }
 }
 
 /// How remote key sets are fetched by `sandgate.toml`.

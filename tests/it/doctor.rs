@@ -37,7 +37,7 @@ fn doctor_says_what_is_in_force_and_what_must_change() {
             "vm.max_map_count" | "open files" => {
                 format!("{what}[LIMIT], of {}", found.split("of ").last().unwrap())
             }
-            "compile process" => format!("{what}confined by [WALLS]"),
+            "compile process" | "a worker process" => format!("{what}confined by [WALLS]"),
             "kernel" => format!("{what}[KERNEL]"),
             _ => line.to_owned(),
         },

@@ -53,4 +53,5 @@ mod traces;
 mod triage;
 mod walkthrough;
 mod whole;
+mod workers;
 mod world;
