@@ -54,10 +54,11 @@ impl Connection {
         // Replies are written whole: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
         let _open = Open::new(self.shared.gateway.metrics());
-        match timeout(self.rules.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
+        // Each in a box of its own, while it is needed: a task is moved as it is made, with room for all that it may become, and
+        // many a one ends at its handshake, while others stay open for hours after it.
+        let admitted = Box::pin(self.admit(stream, address.ip().to_canonical()));
+        match timeout(self.rules.bounds.handshake, admitted).await {
             Ok(Ok((greeted, client, of_client))) => {
-                // In a box of its own, once it is needed: a task is moved as it is made, with room for all that it may become,
-                // and many a one ends at its handshake.
                 if let Err(error) = Box::pin(self.speak(greeted, client, &of_client)).await {
                     debug!(%error, %client, "connection ended early");
                 }
