@@ -21,7 +21,7 @@ use crate::{
     sandbox::Sandbox,
     site::{
         Folder, FunctionSources, NamedFile, Site, TenantSources,
-        config::ServerConfig,
+        config::{Isolation, ServerConfig},
         diagnostic::{Diagnostic, Source},
         host::HostName,
         limits::Limits,
@@ -193,6 +193,7 @@ impl Builder {
             config,
             ceilings: &ceilings,
             origin: config.server.origin.clone().map(Arc::new),
+            isolation: config.sandbox.isolation.max(raw.map(|raw| raw.isolation).unwrap_or_default()),
             folder: sources.functions_folder(),
             admitting,
         };
@@ -305,7 +306,10 @@ impl Builder {
             authorizer: Authorizer::new(policies?, sources.id.function.clone(), labels),
             events: events?.at(around.origin.clone()),
             replies: replies?,
-            runner: self.sandbox.runner(sources.id.clone(), component?, limits),
+            runner: match around.isolation {
+                Isolation::Shared => self.sandbox.runner(sources.id.clone(), component?, limits),
+                Isolation::Process => self.sandbox.isolated_runner(sources.id.clone(), component?, limits),
+            },
             metrics: self.metrics.function(&sources.id.tenant, &sources.id.function),
         })
     }
@@ -315,6 +319,7 @@ impl Builder {
 struct Around<'a> {
     config: &'a ServerConfig,
     ceilings: &'a RawLimits,
+    isolation: Isolation,
     /// Where callers find the gateway, if the operator says it.
     origin: Option<Arc<Origin>>,
     folder: Option<Folder>,

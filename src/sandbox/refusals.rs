@@ -74,7 +74,7 @@ fn is_lasting(error: &AdmissionError) -> bool {
         E::Stopped(Stop::Wall(_))
         | E::Process(_)
         | E::TooLarge { .. }
-        | E::Changed { .. }
+        | E::Changed
         | E::Gone { .. }
         | E::UnderWay
         | E::Known(_) => false,

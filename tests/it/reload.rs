@@ -96,7 +96,7 @@ async fn a20_a_list_of_revocations_that_cannot_be_read_leaves_everything_revoked
     for (what, bytes) in [
         ("not UTF-8", &b"\xff"[..]),
         ("larger than 4194304 bytes", spaces.as_bytes()),
-        ("not a list of revocations", b"{\"subs\": []}"),
+        ("not a list of revocations", &b"{\"subs\": []}"[..]),
     ] {
         world.write("policies/acme/revoked.json", bytes);
         eventually("it is told", || async { world.running.gateway.readiness().to_string().contains(what) })
