@@ -218,6 +218,12 @@ impl Sandbox {
         self.compiler.when_compiled(tell);
     }
 
+    /// The tenant asks for no component again before its files change: what failed for another cause than its own may be tried
+    /// again then.
+    pub fn settled(&self, tenant: &TenantName) {
+        self.compiler.settled(tenant);
+    }
+
     /// How compiling goes.
     pub fn compiling(&self) -> Compiling {
         self.compiler.compiling()

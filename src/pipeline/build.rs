@@ -141,6 +141,9 @@ impl Builder {
             None => old.and_then(|part| part.serving.clone()),
         };
         let is_unfinished = admitting.is_unfinished();
+        if !is_unfinished {
+            self.sandbox.settled(&sources.name);
+        }
         Part { serving, diagnostics: diagnostics.into(), fingerprint: sources.fingerprint, is_unfinished }
     }
 

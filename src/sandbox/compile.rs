@@ -428,10 +428,7 @@ impl Compiler {
     ) -> Result<Arc<Component>, AdmissionError> {
         let digest = Digest::of(&bytes);
         let component = match self.find(digest, origin)? {
-            Found::Admitted(component) => {
-                self.late.forget(tenant, &digest);
-                return Ok(component);
-            }
+            Found::Admitted(component) => return Ok(component),
             Found::Wanted(component) => component,
         };
         let (compiler, who) = (Arc::clone(self), tenant.clone());
@@ -446,6 +443,11 @@ impl Compiler {
     /// Whom to tell of tenants whose compilations have ended after nobody waited for them any more.
     pub(super) fn when_compiled(&self, tell: impl Fn(BTreeSet<TenantName>) + Send + Sync + 'static) {
         self.late.when_ended(Box::new(tell));
+    }
+
+    /// See [`Compilations::settled`].
+    pub(super) fn settled(&self, tenant: &TenantName) {
+        self.late.settled(tenant);
     }
 
     pub(super) fn compiling(&self) -> Compiling {

@@ -35,8 +35,9 @@ pub(super) struct Compilations {
 #[derive(Default)]
 struct State {
     under_way: HashMap<Digest, UnderWay>,
-    /// Kept for the tenant's next question: one each.
-    late: HashMap<TenantName, (Digest, Ended)>,
+    /// Kept for each tenant until its part is whole: what ended late, and what failed, which would else be compiled again each
+    /// time that its part is built for the next of its components.
+    kept: HashMap<TenantName, HashMap<Digest, Ended>>,
     /// Who was sent away, and is to ask again.
     deferred: BTreeSet<TenantName>,
 }
@@ -62,8 +63,8 @@ impl Compilations {
         compile: impl FnOnce() -> Ended + Send + 'static,
     ) -> Ended {
         let mut state = self.lock();
-        if let Some((_, ended)) = state.late.remove(tenant).filter(|(late, _)| *late == digest) {
-            return ended;
+        if let Some(ended) = state.kept.get(tenant).and_then(|kept| kept.get(&digest)) {
+            return ended.clone();
         }
         let later = || Err(Arc::new(AdmissionError::UnderWay));
         let State { under_way, deferred, .. } = &mut *state;
@@ -97,7 +98,7 @@ impl Compilations {
         }
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let State { under_way, deferred, .. } = &mut *state;
+            let State { under_way, kept, deferred } = &mut *state;
             let Some(this) = under_way.get_mut(&digest) else { return later() };
             if this.ended.is_some() || left.is_zero() {
                 this.waiting -= 1;
@@ -107,6 +108,9 @@ impl Compilations {
                 } else if ended.is_none() {
                     deferred.insert(tenant.clone());
                 }
+                if let Some(failed @ Err(_)) = &ended {
+                    keep(kept, tenant, digest, failed);
+                }
                 return ended.unwrap_or_else(later);
             }
             let waited = self.ended.wait_timeout(state, left);
@@ -114,24 +118,19 @@ impl Compilations {
         }
     }
 
-    /// What was kept for the tenant is of no more use: it has the component.
-    pub(super) fn forget(&self, tenant: &TenantName, digest: &Digest) {
-        let mut state = self.lock();
-        if state.late.get(tenant).is_some_and(|(late, _)| late == digest) {
-            state.late.remove(tenant);
-        }
+    /// The tenant's part is whole, or faulty for good: what was kept for it is of no more use, and what failed may be tried again.
+    pub(super) fn settled(&self, tenant: &TenantName) {
+        self.lock().kept.remove(tenant);
     }
 
     fn end(&self, digest: &Digest, ended: Ended) {
         let mut state = self.lock();
-        let State { under_way, late, deferred } = &mut *state;
+        let State { under_way, kept, deferred } = &mut *state;
         match under_way.get_mut(digest) {
             Some(this) if this.waiting > 0 => this.ended = Some(ended),
             _ => {
-                if let Some(this) = under_way.remove(digest)
-                    && late.len() < MOST
-                {
-                    late.insert(this.tenant, (*digest, ended));
+                if let Some(this) = under_way.remove(digest) {
+                    keep(kept, &this.tenant, *digest, &ended);
                 }
             }
         }
@@ -151,6 +150,70 @@ impl Compilations {
     }
 }
 
-/// Compilations under way, each a thread and a component's bytes (half a gigabyte if all are as large as they may be), and
-/// results that are kept: those of more tenants wait for their turn.
+/// Within bounds; what finds no room is compiled again.
+fn keep(
+    kept: &mut HashMap<TenantName, HashMap<Digest, Ended>>,
+    tenant: &TenantName,
+    digest: Digest,
+    ended: &Ended,
+) {
+    if kept.len() < MOST_TENANTS || kept.contains_key(tenant) {
+        let kept = kept.entry(tenant.clone()).or_default();
+        if kept.len() < MOST_OF_ONE {
+            kept.insert(digest, ended.clone());
+        }
+    }
+}
+
+/// Compilations under way, each a thread and a component's bytes (half a gigabyte if all are as large as they may be): those of
+/// more tenants wait for their turn.
 const MOST: usize = 16;
+/// Tenants for whom something is kept, and how much for each: as many as one has functions.
+const MOST_TENANTS: usize = 256;
+const MOST_OF_ONE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::{super::process::Stop, *};
+    use crate::site::units::Span;
+
+    #[test]
+    fn f08_what_failed_is_not_compiled_again_while_a_tenants_other_components_are() {
+        let compilations = Arc::new(Compilations::default());
+        let (tell, told) = mpsc::channel();
+        compilations.when_ended(Box::new(move |tenants| tell.send(tenants).unwrap()));
+        let acme: TenantName = "acme".parse().unwrap();
+        let digest = |n: u8| Digest::of(&[n]);
+        let far = Instant::now() + Duration::from_secs(60);
+        let busy = || Err(Arc::new(AdmissionError::Stopped(Stop::Wall(Span::secs(1)))));
+        let never = || -> Ended { panic!("it was compiled again") };
+        let text = |ended: Ended| ended.unwrap_err().to_string();
+        let stopped = text(busy());
+
+        assert_eq!(text(compilations.wait(&acme, digest(1), far, busy)), stopped);
+        let (go, gone) = mpsc::channel::<()>();
+        let slow = move || {
+            gone.recv().ok();
+            busy()
+        };
+        let under_way = AdmissionError::UnderWay.to_string();
+        assert_eq!(text(compilations.wait(&acme, digest(2), Instant::now(), slow)), under_way);
+        // The next round: what has failed is known, and nothing is begun beside what is under way.
+        assert_eq!(text(compilations.wait(&acme, digest(1), far, never)), stopped);
+        for other in [2, 3] {
+            assert_eq!(text(compilations.wait(&acme, digest(other), far, never)), under_way);
+        }
+        drop(go);
+        assert_eq!(told.recv().unwrap(), BTreeSet::from([acme.clone()]));
+        for failed in [1, 2] {
+            assert_eq!(text(compilations.wait(&acme, digest(failed), far, never)), stopped);
+        }
+        // Once the part is built whole, a change of it tries again.
+        compilations.settled(&acme);
+        let again = || Err(Arc::new(AdmissionError::NoHandler));
+        let told = text(compilations.wait(&acme, digest(1), far, again));
+        assert_eq!(told, AdmissionError::NoHandler.to_string());
+    }
+}
