@@ -11,6 +11,7 @@ use sandgate::server::Running;
 use tokio_rustls::TlsAcceptor;
 
 mod envoy;
+mod figures;
 mod gate;
 mod load;
 
@@ -20,16 +21,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     if load::has_h2load() {
-        gate::run(measure());
+        figures::run(measure());
     }
 }
 
 async fn measure() {
-    let gate = gate::Gate::start(|options| options).await;
-    let ours = load::Calls::new(&gate, gate.running.address);
-    let bare = load::Calls::new(&gate, bare_echo(&gate.running).await);
-    let envoy = envoy::start(&gate).await;
-    let envoys = envoy.as_ref().map(|envoy| load::Calls::new(&gate, envoy.address));
+    let site = gate::sample();
+    let gate = gate::Gate::start(site.path()).await;
+    let ours = load::Calls::new(gate.running.address, &gate.token, std::process::id());
+    let bare = load::Calls::new(bare_echo(&gate.running).await, &gate.token, std::process::id());
+    let envoy = envoy::start(site.path()).await;
+    let envoys = envoy.as_ref().map(|envoy| load::Calls::new(envoy.address, &gate.token, envoy.process()));
     for protocol in load::PROTOCOLS {
         let (bare, ours, theirs) = match &envoys {
             Some(envoys) => {
@@ -51,9 +53,10 @@ async fn measure() {
         );
         if let Some(theirs) = theirs {
             println!(
-                "{:26} Envoy, without a function, {:6.0} req/s   sandgate to it {:.2}",
+                "{:26} Envoy, without a function, {:6.0} req/s {:5.1} µs   sandgate to it {:.2}",
                 "",
                 theirs.rate,
+                theirs.cpu_us,
                 ours.rate / theirs.rate
             );
         }

@@ -7,6 +7,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process::Command,
     sync::{
         Arc,
@@ -24,6 +25,7 @@ use rustls::{
     },
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    server::NoServerSessionStorage,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -31,7 +33,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-mod gate;
+mod figures;
+mod spawned;
 
 /// As in the gateway's own binary; the bare acceptor has it too.
 #[global_allocator]
@@ -39,26 +42,23 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const CLIENTS: &str = "--clients";
 /// Connections of one round, by so many clients at once.
-const CONNECTIONS: usize = 2_000;
+const CONNECTIONS: usize = 4_800;
 const AT_ONCE: usize = 16;
-const ROUNDS: usize = 5;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, mode, address, from, kind] = arguments.as_slice()
-        && mode == CLIENTS
-    {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-        let kind = KINDS.into_iter().find(|known| known.name == kind).expect("a kind");
-        let rate = runtime.block_on(connect(
-            address.parse().expect("an address"),
-            from.parse().expect("an address"),
-            kind,
-        ));
-        println!("{rate}");
-        return;
+    match arguments.as_slice() {
+        [_, mode, address, from, kind] if mode == CLIENTS => clients(address, from, kind),
+        _ => figures::run(measure()),
     }
-    gate::run(measure());
+}
+
+/// The clients of one round.
+fn clients(address: &str, from: &str, kind: &str) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let kind = KINDS.into_iter().find(|known| known.name == kind).expect("a kind");
+    let (address, from) = (address.parse().expect("an address"), from.parse().expect("an address"));
+    println!("{}", runtime.block_on(connect(address, from, kind)));
 }
 
 /// A kind of handshake.
@@ -77,27 +77,28 @@ const KINDS: [Kind; 4] = [
 ];
 
 async fn measure() {
-    let gate = gate::Gate::start(|options| options).await;
+    let gate = spawned::Gate::start(&[]);
+    let this = std::process::id();
     let servers = [
-        ("bare rustls", bare(bare_config(&gate)).await),
-        ("bare, with the gate's TLS settings", bare(gate.running.tls()).await),
-        ("sandgate", gate.running.address),
+        ("bare rustls", bare(bare_config(&gate)).await, this),
+        ("bare, tickets as the gate's", bare(with_tickets(&gate)).await, this),
+        ("sandgate", gate.address(), gate.process()),
     ];
     println!("{:>14} {:36} {:>12} {:>14}", "", "", "handshakes/s", "CPU");
     for kind in KINDS {
         let mut rounds = servers.map(|_| Vec::new());
         // The first is for whatever is made once.
-        for _ in 0..=ROUNDS {
-            for ((_, address), rounds) in servers.iter().zip(&mut rounds) {
-                rounds.push(round(*address, kind).await);
+        for _ in 0..=figures::ROUNDS {
+            for ((_, address, process), rounds) in servers.iter().zip(&mut rounds) {
+                rounds.push(round(*address, *process, kind).await);
             }
         }
         let medians = rounds.map(|rounds| {
             let all = rounds.iter().skip(1);
-            (gate::median(all.clone().map(|(rate, _)| *rate)), gate::median(all.map(|(_, cpu)| *cpu)))
+            (figures::median(all.clone().map(|(rate, _)| *rate)), figures::median(all.map(|(_, cpu)| *cpu)))
         });
         let (_, bare) = medians[0];
-        for ((name, _), (rate, cpu)) in servers.iter().zip(medians) {
+        for ((name, ..), (rate, cpu)) in servers.iter().zip(medians) {
             println!(
                 "{:>14} {name:36} {rate:12.0} {cpu:8.1} µs {:+5.1} %",
                 kind.name,
@@ -107,29 +108,41 @@ async fn measure() {
     }
 }
 
-/// Handshakes a second, and CPU time of this process for each, in microseconds.
-async fn round(address: SocketAddr, kind: Kind) -> (f64, f64) {
+/// Handshakes a second, and CPU time of the process that serves for each, in microseconds.
+async fn round(address: SocketAddr, process: u32, kind: Kind) -> (f64, f64) {
     // Sixty thousand ports of one address are soon all in TIME_WAIT.
     static ROUND: AtomicU32 = AtomicU32::new(0);
     let from = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + 1 + ROUND.fetch_add(1, Ordering::Relaxed));
-    let before = gate::cpu();
+    let before = figures::cpu(process);
     let out = tokio::process::Command::from(Command::new(std::env::current_exe().expect("this program")))
         .args([CLIENTS, &address.to_string(), &from.to_string(), kind.name])
         .output()
         .await
         .expect("clients");
-    let cpu = (gate::cpu() - before).as_secs_f64() * 1e6 / CONNECTIONS as f64;
+    let cpu = (figures::cpu(process) - before).as_secs_f64() * 1e6 / CONNECTIONS as f64;
     let said = String::from_utf8_lossy(&out.stdout);
     let rate = said.trim().parse().unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
     (rate, cpu)
 }
 
 /// As the library comes, but for the protocols that are offered.
-fn bare_config(gate: &gate::Gate) -> Arc<ServerConfig> {
-    let chain =
-        CertificateDer::pem_file_iter(gate.site.path().join("certs/dev/server.pem")).expect("a chain");
+fn bare_config(gate: &spawned::Gate) -> Arc<ServerConfig> {
+    Arc::new(offered(gate))
+}
+
+/// Sessions in tickets, and none in memory.
+fn with_tickets(gate: &spawned::Gate) -> Arc<ServerConfig> {
+    let mut config = offered(gate);
+    config.ticketer = aws_lc_rs::Ticketer::new().expect("a ticketer");
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Arc::new(config)
+}
+
+fn offered(gate: &spawned::Gate) -> ServerConfig {
+    let made = Path::new(gate.said("--cacert ", ' '));
+    let chain = CertificateDer::pem_file_iter(made.with_file_name("server.pem")).expect("a chain");
     let chain = chain.collect::<Result<_, _>>().expect("a chain");
-    let key = PrivateKeyDer::from_pem_file(gate.site.path().join("certs/dev/server.key")).expect("a key");
+    let key = PrivateKeyDer::from_pem_file(made.with_file_name("server.key")).expect("a key");
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("versions")
@@ -137,7 +150,7 @@ fn bare_config(gate: &gate::Gate) -> Arc<ServerConfig> {
         .with_single_cert(chain, key)
         .expect("a certificate");
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Arc::new(config)
+    config
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -57,6 +57,7 @@ fn record(n: u64) -> Record {
         bytes_in: 300,
         bytes_out: 210,
         start: Some(Start::Warm),
+        worker: None,
         outcome: Outcome::ok(200),
     }
 }

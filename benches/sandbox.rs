@@ -174,6 +174,69 @@ fn contended(c: &mut Criterion) {
     group.finish();
 }
 
+/// The same call in this process and through a worker's: time on the wall, one call at a time, and then what it costs in CPU time of
+/// both processes.
+fn isolated(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (minted, replies) = Minted::new(SCHEMA);
+    let mut group = c.benchmark_group("one call, time on the wall");
+    let sandbox = Sandbox::start(&settings()).expect("a sandbox");
+    for (guest, text) in [("hello, 1 page", HELLO.to_owned()), ("17 pages", seventeen_pages())] {
+        let component = || sandbox.admit(text.as_bytes(), None).expect("a component");
+        let shared = sandbox.runner(minted::function(), component(), Limits::default());
+        let isolated = sandbox.isolated_runner(minted::function(), component(), Limits::default());
+        for (name, runner) in [("in this process", &shared), ("the same through a worker process", &isolated)]
+        {
+            let several = |count: u64| {
+                let events = events(&runtime, &minted, count);
+                let started = Instant::now();
+                let mut worker = None;
+                for event in events {
+                    worker = black_box(call(&runtime, &replies, runner, event)).worker;
+                }
+                (started.elapsed(), worker)
+            };
+            group.bench_function(format!("{guest}: {name}"), |b| b.iter_custom(|count| several(count).0));
+            let worker = several(1).1;
+            let before = process_cpu(worker);
+            let events = events(&runtime, &minted, CALLS);
+            let ours = thread_cpu();
+            for event in events {
+                black_box(call(&runtime, &replies, runner, event));
+            }
+            let ours = thread_cpu() - ours;
+            let theirs = process_cpu(worker).saturating_sub(before);
+            println!(
+                "{guest}: {name}: CPU time of a call {:?} here, {:?} there",
+                per_call(ours),
+                per_call(theirs)
+            );
+        }
+    }
+    group.finish();
+}
+
+/// CPU time of all threads of a process.
+fn process_cpu(pid: Option<u32>) -> Duration {
+    let Some(pid) = pid else { return Duration::ZERO };
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let spent = threads.map(|thread| {
+        let told =
+            std::fs::read_to_string(thread.expect("a thread").path().join("schedstat")).expect("its time");
+        told.split(' ')
+            .next()
+            .and_then(|nanos| nanos.parse().ok())
+            .map_or(Duration::ZERO, Duration::from_nanos)
+    });
+    spent.sum()
+}
+
+fn per_call(all: Duration) -> Duration {
+    all / u32::try_from(CALLS).expect("a count")
+}
+
+const CALLS: u64 = 20_000;
+
 /// A process started, the component compiled, the answer checked and loaded.
 fn compile(c: &mut Criterion) {
     let sandbox = Sandbox::start(&settings()).expect("a sandbox");
@@ -228,6 +291,6 @@ fn cold(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = fresh, contended, cold, compile
+    targets = fresh, contended, isolated, cold, compile
 }
 criterion_main!(benches);

@@ -14,23 +14,25 @@ use sandgate::{
 };
 use tokio_rustls::TlsAcceptor;
 
+mod figures;
 mod gate;
 mod load;
 
-/// As in the gateway's own binary.
+/// As in the gateway's own binary; both forms have it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     if load::has_h2load() {
-        gate::run(measure());
+        figures::run(measure());
     }
 }
 
 async fn measure() {
-    let gate = gate::Gate::start(|options| options).await;
-    let ours = load::Calls::new(&gate, gate.running.address);
-    let plain = load::Calls::new(&gate, plain(&gate.running).await);
+    let site = gate::sample();
+    let gate = gate::Gate::start(site.path()).await;
+    let ours = load::Calls::new(gate.running.address, &gate.token, std::process::id());
+    let plain = load::Calls::new(plain(&gate.running).await, &gate.token, std::process::id());
     for protocol in load::PROTOCOLS {
         let [plain, ours] = load::in_turn(protocol, [&plain, &ours]).await;
         println!(

@@ -47,7 +47,7 @@ pub use self::{
     request::{RequestError, RequestFacts},
     slice::SliceError,
     tenant::{KnownNames, TenantPolicies},
-    trial::{SampleCall, Trial, TrialReport, run_trials, sample_call},
+    trial::{SampleCall, Trial, TrialReport, run_trials, sample_call, unreadable_trials},
 };
 use self::{entities::Known, memo::Memo, slice::Slice};
 use crate::{

@@ -14,6 +14,7 @@ mod policy;
 mod serve;
 mod site;
 pub mod token;
+mod worker;
 
 use std::{ffi::OsString, io::Write, path::PathBuf};
 
@@ -62,6 +63,8 @@ enum Command {
     Doctor(doctor::Doctor),
     #[command(hide = true)]
     CompileComponent(compile_component::CompileComponent),
+    #[command(hide = true)]
+    Worker(worker::Worker),
 }
 
 /// The site that a command works on.
@@ -106,6 +109,7 @@ pub fn run(
         Command::Corpus(command) => command.run(out),
         Command::Doctor(command) => command.run(out),
         Command::CompileComponent(command) => command.run(out),
+        Command::Worker(command) => command.run(out),
     };
     match ended {
         Ok(Exit::Done) => 0,

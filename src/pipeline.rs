@@ -34,7 +34,7 @@ use crate::{
     event::UnreadBody,
     id::{RequestId, TenantName},
     record::{AuditLog, Metrics, trace::Traces},
-    sandbox::{Outcome, Sandbox},
+    sandbox::{DeathKind, Outcome, Sandbox},
     site::diagnostic::Diagnostic,
 };
 
@@ -157,6 +157,11 @@ impl Gateway {
         self.closing.load(Ordering::Relaxed)
     }
 
+    /// Ends what functions of isolated tenants run in.
+    pub fn end_workers(&self) {
+        self.sandbox.end_workers();
+    }
+
     /// Where invocations are recorded.
     pub fn audit(&self) -> &AuditLog {
         &self.audit
@@ -177,6 +182,9 @@ impl Gateway {
         self.metrics.audit(self.audit.stats());
         let (in_use, size) = self.sandbox.occupancy();
         self.metrics.pool(in_use.into(), size.into());
+        let workers = self.sandbox.workers();
+        let deaths = DeathKind::ALL.iter().map(|kind| kind.as_str()).zip(workers.deaths);
+        self.metrics.workers(workers.alive.into(), workers.most.into(), deaths);
         self.metrics.compiling(self.sandbox.compiling());
         self.metrics.encode()
     }

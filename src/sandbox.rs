@@ -1,4 +1,4 @@
-//! Runs functions: strangers' code, in this process, on behalf of strangers.
+//! Runs functions: strangers' code, on behalf of strangers, in this process or in one of their own (`worker`).
 //!
 //! A *component* is what a tenant wrote, compiled; an *instance* is one live copy of it, which serves one invocation and is
 //! dropped (invariant **Alone**). A guest reaches nothing but its own memory: what it may ever reach is an import, and the
@@ -27,6 +27,7 @@ mod run;
 mod sealed;
 mod turns;
 mod watch;
+mod worker;
 mod world;
 
 #[cfg(test)]
@@ -51,13 +52,17 @@ pub use layout::{Layout, LayoutError, LayoutLimits};
 pub use limits::{Limit, LimitHit, LimitName, LimitValue, Limits, SetBy, TABLE_ELEMENTS};
 pub use outcome::{Overload, SandboxError, StartError, Usage};
 pub use portable::{Missing, Off, Withheld};
-pub use posture::{Posture, posture, probe};
+pub use posture::{Posture, posture, probe, probe_worker_process};
 pub use process::{
     CompileLimits, CompilerCommand, ProcessError, Stop,
     confine::{Confinement, Probe, Walls},
     worker::{compile_component, probe_confinement},
 };
 pub use run::Runner;
+pub use worker::{
+    Death, DeathKind, WorkerLimits, WorkerStats,
+    inside::{probe_worker, serve_worker},
+};
 pub use world::Breach;
 
 use crate::{
@@ -69,7 +74,13 @@ use engine::Ticker;
 use instances::Instances;
 use memory::GuestMemory;
 use pool::CpuPool;
+use worker::{Remote, Workers};
 use world::{CallerInput, EventInput, Reply, SignalInput};
+
+/// Entry points for fuzzing.
+pub mod fuzz {
+    pub use super::worker::fuzz::worker_frames;
+}
 
 /// How the sandbox is set up.
 #[derive(Debug, Clone)]
@@ -92,6 +103,8 @@ pub struct Settings {
     pub memory: Bytes,
     /// Whether components of `wasi:http/proxy` are admitted.
     pub portable: bool,
+    /// Processes for tenants whose functions run in none of ours.
+    pub workers: WorkerLimits,
 }
 
 impl Default for Settings {
@@ -108,9 +121,29 @@ impl Default for Settings {
             cpu_queue: 32 * cpu_threads.get(),
             memory: memory::of_the_machine(),
             portable: true,
+            workers: WorkerLimits::default(),
         }
     }
 }
+
+impl Settings {
+    /// What becomes a worker, and what it is told.
+    fn worker_program(&self) -> worker::Program {
+        let job = worker::Job {
+            pool: PoolLimits { instances: self.workers.instances, ..self.pool },
+            threads: self.cpu_threads.min(MAX_WORKER_THREADS),
+            memory: self.memory,
+            portable: self.portable,
+        };
+        self.compiler.as_worker(&job)
+    }
+}
+
+/// Of each kind: a tenant's guests compute on no more cores than these at once.
+const MAX_WORKER_THREADS: NonZeroUsize = match NonZeroUsize::new(4) {
+    Some(threads) => threads,
+    None => NonZeroUsize::MIN,
+};
 
 /// The engine with its threads and components: one for each process.
 pub struct Sandbox {
@@ -120,6 +153,7 @@ pub struct Sandbox {
     guests: portable::Guests,
     instances: Instances,
     memory: Arc<GuestMemory>,
+    workers: Arc<Workers>,
     _ticker: Ticker,
 }
 
@@ -138,12 +172,22 @@ impl Sandbox {
         let engine = engine::engine(&settings.pool)?;
         let artefacts =
             settings.data_dir.as_deref().map(|dir| ArtefactStore::open(dir, &engine)).transpose()?;
+        Self::around(engine, artefacts, settings)
+    }
+
+    /// Starts what stands around an engine.
+    fn around(
+        engine: wasmtime::Engine,
+        artefacts: Option<ArtefactStore>,
+        settings: &Settings,
+    ) -> Result<Arc<Self>, StartError> {
         Ok(Arc::new(Self {
             cpu: CpuPool::start(settings.cpu_threads, settings.cpu_queue)?,
             #[cfg(feature = "portable")]
             guests: portable::Guests::new(settings.cpu_threads),
             instances: Instances::new(settings.pool.instances),
             memory: GuestMemory::new(settings.memory),
+            workers: Workers::new(settings.workers, settings.worker_program()),
             _ticker: Ticker::start(&engine)?,
             compiler: Compiler::new(engine, artefacts, settings)?,
         }))
@@ -191,6 +235,43 @@ impl Sandbox {
         component: Arc<Component>,
         limits: Limits,
     ) -> Runner {
-        Runner::new(Arc::clone(self), function, component, limits)
+        Runner::new(Arc::clone(self), function, component, limits, None)
+    }
+
+    /// The same for a function of a tenant that is isolated: it runs in the tenant's worker process.
+    pub fn isolated_runner(
+        self: &Arc<Self>,
+        function: FunctionId,
+        component: Arc<Component>,
+        limits: Limits,
+    ) -> Runner {
+        let remote = Remote::new(self.workers.house(&function.tenant), Arc::clone(&component));
+        Runner::new(Arc::clone(self), function, component, limits, Some(remote))
+    }
+
+    /// What is counted of worker processes.
+    pub fn workers(&self) -> WorkerStats {
+        self.workers.stats()
+    }
+
+    /// Ends every worker process, whatever it does.
+    pub fn end_workers(&self) {
+        self.workers.end();
+    }
+
+    /// What another process admitted, for a runner in this one.
+    fn receive(
+        &self,
+        digest: Digest,
+        artefact: &artefact::Artefact,
+    ) -> Result<Arc<Component>, AdmissionError> {
+        self.compiler.receive(digest, artefact)
+    }
+
+    /// Starts threads that otherwise start with the first call that needs them.
+    fn start_guest_threads(&self) -> std::io::Result<()> {
+        #[cfg(feature = "portable")]
+        self.guests.threads()?;
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Every wait has its bound: a connection for its handshake, a head for its last line, a body and a reply for their bytes,
 //! a request for its end, an idle connection for the next one. A slow client costs one task and a few kilobytes, and the
-//! loop itself never waits for any of them (hardening B4, C1).
+//! loop itself never waits for any of them (hardening B4, C1). What it goes by is the [`Door`]'s, which a reload may change.
 
 mod alarm;
 mod blocklist;
@@ -16,60 +16,67 @@ mod frames;
 pub mod fuzz;
 mod greet;
 mod pace;
+mod places;
 mod proxy;
 mod raw;
 mod reload;
+mod rules;
 mod start;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    time::timeout,
-};
+use arc_swap::ArcSwap;
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tracing::{info, warn};
 
-pub use self::descriptors::OTHER_DESCRIPTORS;
-pub use self::start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes};
 use self::{
-    clients::{Clients, PerClient},
-    connection::Connection,
+    clients::Clients,
+    connection::{Connection, Shared},
+    places::Places,
 };
-use crate::{pipeline::Gateway, site::network::Network};
-
-/// Bounds of a connection.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Connections at once; further ones wait in the kernel's queue.
-    pub connections: usize,
-    /// Connections of one client at once; further ones are refused.
-    pub connections_per_client: u32,
-    /// Handshakes that are worked on at once; further ones wait, in the time that each has.
-    pub handshakes: usize,
-    /// Handshakes of one client under way at once; further ones are refused.
-    pub handshakes_per_client: u32,
-    /// Bytes a second that a client must take of its replies once it has kept us waiting.
-    pub min_rate: u64,
-    /// From the first byte to the end of the TLS handshake.
-    pub handshake: Duration,
-    /// From the first byte of a head to its last line; for a connection's first head from the end of the handshake.
-    pub header: Duration,
-    /// With nothing under way.
-    pub idle: Duration,
-    /// From a request's head to the end of its reply.
-    pub request: Duration,
-    /// For what is in flight at shutdown.
-    pub drain: Duration,
-}
+pub use self::{
+    descriptors::OTHER_DESCRIPTORS,
+    rules::{Bounds, Rules},
+    start::{Options, Running, StartError, key_fetch, sandbox_settings, start, token_cache_bytes},
+};
+use crate::pipeline::Gateway;
 
 /// The data plane.
 pub struct Server {
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
     gateway: Arc<Gateway>,
-    bounds: Bounds,
-    proxies: Vec<Network>,
+    door: Arc<Door>,
+}
+
+/// What is asked of whoever connects. Each connection loads the rules once, so a swap costs those that are open nothing.
+#[derive(Debug)]
+pub struct Door {
+    rules: ArcSwap<Rules>,
+    connections: Arc<Places>,
+    handshakes: Arc<Places>,
+}
+
+impl Door {
+    /// With these rules.
+    pub fn new(rules: Rules) -> Arc<Self> {
+        Arc::new(Self {
+            connections: Places::new(rules.bounds.connections),
+            handshakes: Places::new(rules.bounds.handshakes),
+            rules: ArcSwap::from_pointee(rules),
+        })
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Puts others in force, for connections that are accepted from now on. One reload at a time.
+    pub fn replace(&self, rules: Rules) {
+        self.connections.resize(rules.bounds.connections);
+        self.handshakes.resize(rules.bounds.handshakes);
+        self.rules.store(Arc::new(rules));
+    }
 }
 
 /// Tells every connection to finish.
@@ -102,15 +109,9 @@ impl Default for Shutdown {
 }
 
 impl Server {
-    /// A server on a socket that is bound already; `proxies` are believed who their clients are.
-    pub fn new(
-        listener: TcpListener,
-        tls: Arc<rustls::ServerConfig>,
-        gateway: Arc<Gateway>,
-        bounds: Bounds,
-        proxies: Vec<Network>,
-    ) -> Self {
-        Self { listener, tls, gateway, bounds, proxies }
+    /// A server on a socket that is bound already.
+    pub fn new(listener: TcpListener, gateway: Arc<Gateway>, door: Arc<Door>) -> Self {
+        Self { listener, gateway, door }
     }
 
     /// Where it listens.
@@ -120,36 +121,27 @@ impl Server {
 
     /// Serves until `shutdown` begins, then lets requests in flight finish, within the drain time.
     pub async fn serve(self, shutdown: Shutdown) {
-        let room = Arc::new(Semaphore::new(self.bounds.connections));
-        let connection = Arc::new(Connection {
-            tls: self.tls,
+        let shared = Arc::new(Shared {
             gateway: self.gateway,
-            bounds: self.bounds,
             shutdown: shutdown.clone(),
-            proxies: self.proxies,
-            clients: Clients::new(
-                u32::try_from(self.bounds.connections).unwrap_or(u32::MAX),
-                PerClient {
-                    connections: self.bounds.connections_per_client,
-                    handshakes: self.bounds.handshakes_per_client,
-                },
-            ),
-            handshakes: Semaphore::new(self.bounds.handshakes.min(Semaphore::MAX_PERMITS)),
+            clients: Clients::new(),
+            handshakes: Arc::clone(&self.door.handshakes),
         });
         loop {
-            // The permit comes before the connection: past the cap, clients wait in the kernel and not in our memory.
-            let permit = tokio::select! {
-                permit = Arc::clone(&room).acquire_owned() => permit,
+            // The place comes before the connection: past the cap, clients wait in the kernel and not in our memory.
+            let place = tokio::select! {
+                place = self.door.connections.enter() => place,
                 () = shutdown.begun() => break,
             };
-            let Ok(permit) = permit else { break };
+            let Some(place) = place else { break };
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = shutdown.begun() => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    tokio::spawn(Arc::clone(&connection).serve(stream, peer, permit));
+                    let connection = Connection { shared: Arc::clone(&shared), rules: self.door.rules() };
+                    tokio::spawn(connection.serve(stream, peer, place));
                 }
                 Err(error) => {
                     // Out of file descriptors, mostly: closing connections will free some.
@@ -159,9 +151,8 @@ impl Server {
             }
         }
         drop(self.listener);
-        let all = u32::try_from(self.bounds.connections).unwrap_or(u32::MAX);
-        match timeout(self.bounds.drain, room.acquire_many(all)).await {
-            Ok(_) => info!("all connections finished"),
+        match timeout(self.door.rules().bounds.drain, self.door.connections.emptied()).await {
+            Ok(()) => info!("all connections finished"),
             Err(_) => warn!("connections were cut at the end of the drain time"),
         }
     }

@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod network;
 pub mod origin;
 pub mod parse;
+pub mod secret;
 pub mod spread;
 pub mod tenant;
 pub mod units;
@@ -45,6 +46,7 @@ use self::{
     config::ServerConfig,
     diagnostic::{Diagnostic, Source},
     fingerprint::Fingerprint,
+    host::HostName,
     manifest::RawManifest,
     tenant::RawTenant,
     units::Bytes,
@@ -140,6 +142,11 @@ impl Site {
     /// A file under `certs/`, which is the operator's: its links lead where the operator wants.
     pub fn certificate_file(&self, name: &str) -> PathBuf {
         self.dir.join(CERTIFICATES).join(name)
+    }
+
+    /// Whether the operator has put chain or key of a host there.
+    pub fn has_pair_of(&self, host: &HostName) -> bool {
+        [host.certificate_file(), host.key_file()].iter().any(|file| self.certificate_file(file).exists())
     }
 
     /// What is wrong with it, part by part.

@@ -3,11 +3,11 @@
 //! The certificate of the gateway's own name is the platform's ([`Certificates`]); that of a tenant's host is part of the
 //! tenant's part, with all that a handshake by that name needs ([`Host`]).
 
+mod clients;
 mod host;
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
@@ -18,20 +18,27 @@ use rustls::{
     ServerConfig,
     client::verify_server_name,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer, ServerName,
+        pem::PemObject,
+    },
     server::{
         ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
         danger::ClientCertVerifier,
     },
-    sign::CertifiedKey,
+    sign::{CertifiedKey, SigningKey},
 };
 use tracing::warn;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, time::ASN1Time};
 
-pub use self::host::{Host, Hosts};
+pub use self::host::{Host, Hosts, Needed, Validity};
 use crate::{
     record::Metrics,
-    site::diagnostic::{Diagnostic, Source},
+    site::{
+        config,
+        diagnostic::{Diagnostic, Source},
+        secret::{self, SecretError},
+    },
 };
 
 /// Why a certificate cannot be served.
@@ -132,39 +139,84 @@ pub struct Certificates {
     metrics: Arc<Metrics>,
 }
 
+/// Where the gateway's own pair is, and what it must be for.
+#[derive(Debug, Clone)]
+pub struct OwnPair {
+    /// The chain.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// What callers call the gateway, where the operator says it.
+    pub name: Option<String>,
+}
+
+impl OwnPair {
+    /// As `sandgate.toml` of the site at `dir` has it.
+    pub fn of(dir: &Path, config: &config::ServerConfig) -> Self {
+        let name = config.server.origin.as_ref().map(|origin| {
+            let host = origin.host();
+            host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned()
+        });
+        Self { certificate: dir.join(&config.tls.certificate), key: dir.join(&config.tls.key), name }
+    }
+
+    /// Until when it can be served, if it could be now.
+    pub fn served_until(&self, now: SystemTime) -> Result<SystemTime, TlsError> {
+        self.read(now).map(|pair| pair.expires)
+    }
+
+    fn read(&self, now: SystemTime) -> Result<Pair, TlsError> {
+        let pair = read_pair(&self.certificate, &self.key, now)?;
+        self.covered_by(&pair.key.cert)?;
+        Ok(pair)
+    }
+
+    fn covered_by(&self, chain: &[CertificateDer<'_>]) -> Result<(), TlsError> {
+        let covered = |name: &String| chain.first().is_some_and(|leaf| covers(leaf, name));
+        match self.name.as_ref().filter(|name| !covered(name)) {
+            Some(name) => Err(TlsError::NotCovered { path: self.certificate.clone(), host: name.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Certificates {
-    /// Reads chain and key, checks that they belong together and are valid now, and tells `metrics` until when.
-    pub fn read(certificate: &Path, key: &Path, metrics: Arc<Metrics>) -> Result<Arc<Self>, TlsError> {
+    /// Reads chain and key, checks that they belong together, are valid now and for the gateway's name, and tells `metrics`
+    /// until when.
+    pub fn read(own: &OwnPair, metrics: Arc<Metrics>) -> Result<Arc<Self>, TlsError> {
         let now = SystemTime::now();
-        let pair = read_pair(certificate, key, now)?;
-        pair.tell(certificate, &metrics, now);
+        let pair = own.read(now)?;
+        pair.tell(&own.certificate, &metrics, now);
         Ok(Arc::new(Self { current: ArcSwap::from(pair.key), metrics }))
     }
 
     /// Reads the files again; on any fault the pair in use stays (hardening B8).
-    pub fn reload(&self, certificate: &Path, key: &Path) -> Result<(), TlsError> {
+    pub fn reload(&self, own: &OwnPair) -> Result<(), TlsError> {
         let now = SystemTime::now();
-        let pair = read_pair(certificate, key, now)?;
-        pair.tell(certificate, &self.metrics, now);
+        let pair = own.read(now)?;
+        pair.tell(&own.certificate, &self.metrics, now);
         self.current.store(pair.key);
         Ok(())
     }
 }
 
-/// What is wrong with the chain and key that would be served, `certificate` and `key` within the site at `dir`.
+/// What is wrong with the chain and key that would be served by the site at `dir`.
 ///
 /// Without a chain nothing is: `dev` makes its own. Without the key, which is in no repository, the chain alone is judged.
-pub fn check(dir: &Path, certificate: &Path, key: &Path, now: SystemTime) -> Vec<Diagnostic> {
-    let (chain, key) = (dir.join(certificate), dir.join(key));
+pub fn check(dir: &Path, own: &OwnPair, now: SystemTime) -> Vec<Diagnostic> {
+    let chain = &own.certificate;
     if !chain.exists() {
         return Vec::new();
     }
-    let judged = match key.exists() {
-        true => read_pair(&chain, &key, now).map(|pair| pair.expires),
-        false => read_chain(&chain).and_then(|certificates| validity(&chain, &certificates, now)),
+    let judged = match own.key.exists() {
+        true => own.served_until(now),
+        false => read_chain(chain).and_then(|certificates| {
+            own.covered_by(&certificates)?;
+            validity(chain, &certificates, now)
+        }),
     };
-    let shown = certificate.display().to_string();
-    let source = fs::read_to_string(&chain).ok().map(|text| Source::new(shown, text));
+    let shown = chain.strip_prefix(dir).unwrap_or(chain).display().to_string();
+    let source = fs::read_to_string(chain).ok().map(|text| Source::new(shown, text));
     let placed = |diagnostic: Diagnostic| match &source {
         Some(source) => diagnostic.in_file(source),
         None => diagnostic,
@@ -258,11 +310,6 @@ fn offer(
     Ok(Arc::new(config))
 }
 
-/// Until when a chain in PEM is valid, if it is now.
-pub fn valid_until(certificate: &Path, now: SystemTime) -> Result<SystemTime, TlsError> {
-    validity(certificate, &read_chain(certificate)?, now)
-}
-
 /// The last moment of a certificate.
 pub fn expiry(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
@@ -317,21 +364,41 @@ fn timestamp(at: SystemTime) -> jiff::Timestamp {
 fn read_pair(certificate: &Path, key: &Path, now: SystemTime) -> Result<Pair, TlsError> {
     let chain = read_chain(certificate)?;
     let expires = validity(certificate, &chain, now)?;
-    private(key)?;
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
-        .map_err(|_| TlsError::NotPem { path: key.into(), what: "private key" })?;
-    // Checks that the public keys agree; a certificate that cannot serve fails here and not at the first handshake.
-    let certified = CertifiedKey::from_der(chain, private, &PROVIDER)
-        .map_err(|source| TlsError::Mismatch { certificate: certificate.into(), key: key.into(), source })?;
+    let mismatch = |source| TlsError::Mismatch { certificate: certificate.into(), key: key.into(), source };
+    let certified = CertifiedKey::new(chain, signing_key(key, mismatch)?);
+    // A certificate that cannot serve fails here and not at the first handshake.
+    certified.keys_match().map_err(mismatch)?;
     Ok(Pair { key: Arc::new(certified), expires })
+}
+
+/// What a section of PEM is a key of.
+type KeyOfDer = fn(&[u8]) -> PrivateKeyDer<'_>;
+
+/// The key as the library keeps it, and wipes it; of what was read for it nothing stays (hardening B10).
+fn signing_key(
+    path: &Path,
+    unfit: impl Fn(rustls::Error) -> TlsError,
+) -> Result<Arc<dyn SigningKey>, TlsError> {
+    let text = secret::read(path).map_err(|error| not_secret(path, error))?;
+    let kinds: [(&str, KeyOfDer); 3] = [
+        ("PRIVATE KEY", |der| PrivatePkcs8KeyDer::from(der).into()),
+        ("EC PRIVATE KEY", |der| PrivateSec1KeyDer::from(der).into()),
+        ("RSA PRIVATE KEY", |der| PrivatePkcs1KeyDer::from(der).into()),
+    ];
+    let found = kinds.iter().find_map(|(label, kind)| Some((secret::pem_section(&text, label)?, kind)));
+    let (der, kind) = found.ok_or(TlsError::NotPem { path: path.into(), what: "private key" })?;
+    aws_lc_rs::sign::any_supported_type(&kind(&der)).map_err(unfit)
 }
 
 /// Whether nobody but its owner can have it (hardening B10).
 fn private(key: &Path) -> Result<(), TlsError> {
-    let metadata = fs::metadata(key).map_err(|source| TlsError::Unreadable { path: key.into(), source })?;
-    match metadata.permissions().mode() & 0o777 {
-        mode if mode & 0o077 != 0 => Err(TlsError::NotPrivate { path: key.into(), mode }),
-        _ => Ok(()),
+    secret::check(key).map_err(|error| not_secret(key, error))
+}
+
+fn not_secret(path: &Path, error: SecretError) -> TlsError {
+    match error {
+        SecretError::Io(source) => TlsError::Unreadable { path: path.into(), source },
+        SecretError::Shared(mode) => TlsError::NotPrivate { path: path.into(), mode },
     }
 }
 
@@ -350,12 +417,14 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 /// The one implementation of what is computed; its hybrid group comes first (hardening B3).
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 /// Two weeks: whoever renews by hand has time to, and whoever renews by machine has done so long before.
-const NEAR: Duration = Duration::from_secs(14 * 86_400);
+pub const NEAR: Duration = Duration::from_secs(14 * 86_400);
 /// The certificate for clients that name no tenant's host.
 const DEFAULT: &str = "default";
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     /// A folder with a pair that is valid from and until so many days from now.
@@ -380,16 +449,21 @@ mod tests {
         (SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() / 86_400).cast_signed()
     }
 
+    fn own(dir: &tempfile::TempDir, name: Option<&str>) -> OwnPair {
+        let (certificate, key) = (dir.path().join("server.pem"), dir.path().join("server.key"));
+        OwnPair { certificate, key, name: name.map(str::to_owned) }
+    }
+
     fn read(dir: &tempfile::TempDir, metrics: &Arc<Metrics>) -> Result<Arc<Certificates>, TlsError> {
-        Certificates::read(
-            &dir.path().join("server.pem"),
-            &dir.path().join("server.key"),
-            Arc::clone(metrics),
-        )
+        Certificates::read(&own(dir, None), Arc::clone(metrics))
     }
 
     fn told(dir: &tempfile::TempDir) -> Vec<String> {
-        let found = check(dir.path(), Path::new("server.pem"), Path::new("server.key"), SystemTime::now());
+        told_of(dir, None)
+    }
+
+    fn told_of(dir: &tempfile::TempDir, name: Option<&str>) -> Vec<String> {
+        let found = check(dir.path(), &own(dir, name), SystemTime::now());
         found.iter().map(|found| found.severity.as_str().to_owned() + ": " + &found.message).collect()
     }
 
@@ -409,9 +483,7 @@ mod tests {
         assert!(metrics.encode().contains(&expiry(60)), "a revision changes no certificate");
 
         let renewed = pair(-1, 90);
-        let reload = |dir: &tempfile::TempDir| {
-            certificates.reload(&dir.path().join("server.pem"), &dir.path().join("server.key"))
-        };
+        let reload = |dir: &tempfile::TempDir| certificates.reload(&own(dir, None));
         reload(&renewed).unwrap();
         assert!(metrics.encode().contains(&expiry(90)));
         for (dir, expired) in [(pair(-30, -1), true), (pair(2, 30), false)] {
@@ -420,6 +492,23 @@ mod tests {
             assert_eq!(matches!(refused, TlsError::NotYetValid { .. }), !expired, "{refused}");
             assert!(read(&dir, &Arc::new(Metrics::new())).is_err());
             assert!(metrics.encode().contains(&expiry(90)), "the old pair stays");
+        }
+    }
+
+    #[test]
+    fn b08_a_certificate_for_another_name_than_the_origins_is_refused() {
+        let (good, metrics) = (pair(-1, 60), Arc::new(Metrics::new()));
+        let certificates = Certificates::read(&own(&good, Some("localhost")), Arc::clone(&metrics)).unwrap();
+        let other = own(&good, Some("gate.example"));
+        assert!(matches!(certificates.reload(&other), Err(TlsError::NotCovered { .. })));
+        assert!(Certificates::read(&other, metrics).is_err());
+        for key_is_here in [true, false] {
+            if !key_is_here {
+                fs::remove_file(good.path().join("server.key")).unwrap();
+            }
+            assert!(told_of(&good, Some("localhost")).is_empty());
+            let told = told_of(&good, Some("gate.example"));
+            assert!(told.iter().any(|one| one.contains("is not for `gate.example`")), "{told:?}");
         }
     }
 

@@ -13,23 +13,28 @@ use std::{
 
 use tokio::process::{Child, Command};
 
-use crate::gate::Gate;
-
 /// A running Envoy; it ends with this value.
 pub(crate) struct Envoy {
     /// Where it serves `POST /acme/hello`.
     pub(crate) address: SocketAddr,
-    _process: Child,
+    process: Child,
     _work: tempfile::TempDir,
 }
 
+impl Envoy {
+    /// Its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.process.id().unwrap_or_default()
+    }
+}
+
 /// Starts `$ENVOY`, or `envoy` from the path; none where there is none.
-pub(crate) async fn start(gate: &Gate) -> Option<Envoy> {
+pub(crate) async fn start(site: &Path) -> Option<Envoy> {
     let program = std::env::var_os("ENVOY").unwrap_or_else(|| "envoy".into());
     let address = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
     let work = tempfile::tempdir().ok()?;
     let file = work.path().join("envoy.json");
-    std::fs::write(&file, configuration(gate.site.path(), work.path(), address)).expect("a configuration");
+    std::fs::write(&file, configuration(site, work.path(), address)).expect("a configuration");
     let process = Command::new(program)
         .args(["--concurrency", "2", "--use-dynamic-base-id", "--log-level", "error", "-c"])
         .arg(&file)
@@ -44,7 +49,7 @@ pub(crate) async fn start(gate: &Gate) -> Option<Envoy> {
         assert!(tries < 100, "Envoy does not listen");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Some(Envoy { address, _process: process, _work: work })
+    Some(Envoy { address, process, _work: work })
 }
 
 fn configuration(site: &Path, work: &Path, address: SocketAddr) -> String {

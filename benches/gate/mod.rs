@@ -1,53 +1,38 @@
-//! The sample site, served in this process, and the CPU time that this process spends on it.
+//! The sample site, served in this process.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
-use rustix::time::{ClockId, clock_gettime};
 use sandgate::{
     http::health::Mode,
     server::{Options, Running, start},
 };
 
-/// Runs `measure`, if this was asked to measure: `cargo test --benches` passes flags of its own.
-pub(crate) fn run(measure: impl Future<Output = ()>) {
-    if std::env::args().any(|argument| argument == "--bench") {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(measure);
-    }
-}
-
 /// A gateway on a copy of the sample site.
 pub(crate) struct Gate {
     /// What serves.
     pub(crate) running: Running,
-    /// Where the copy is.
-    pub(crate) site: tempfile::TempDir,
+    /// For `acme/hello`.
+    pub(crate) token: String,
+}
+
+/// A copy of the sample site, without what an earlier start left there.
+pub(crate) fn sample() -> tempfile::TempDir {
+    let site = tempfile::tempdir().expect("a folder");
+    for folder in ["policies", "functions"] {
+        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &site.path().join(folder));
+    }
+    site
 }
 
 impl Gate {
-    /// Starts one, with what `set` changes.
-    pub(crate) async fn start(set: impl FnOnce(Options) -> Options) -> Self {
-        let site = tempfile::tempdir().expect("a folder");
-        for folder in ["policies", "functions"] {
-            copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &site.path().join(folder));
-        }
+    /// Starts one.
+    pub(crate) async fn start(site: &Path) -> Self {
         sandgate::sandbox::CompilerCommand::set_default(env!("CARGO_BIN_EXE_sandgate"));
-        let options = set(Options { mode: Mode::Development, ..Options::local(site.path()) });
-        Self { running: start(options).await.expect("the sample starts"), site }
+        let options = Options { mode: Mode::Development, ..Options::local(site) };
+        let running = start(options).await.expect("the sample starts");
+        let token = sandgate::cli::token::mint_sample(site).expect("a token").2;
+        Self { running, token }
     }
-}
-
-/// CPU time of this process until now.
-pub(crate) fn cpu() -> Duration {
-    let spent = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(spent.tv_sec.cast_unsigned(), u32::try_from(spent.tv_nsec).expect("below a second"))
-}
-
-/// The middle one.
-pub(crate) fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.collect();
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
 }
 
 fn copy(from: &Path, to: &Path) {

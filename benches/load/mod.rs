@@ -1,14 +1,10 @@
-//! `h2load` against the sample, beside this process.
-//!
-//! Where two forms are compared they take turns, so that a machine whose speed drifts slows both; the figures to quote are
-//! ratios of medians. CPU time holds where rates do not, on a machine that also does something else.
+//! `h2load` against the sample, beside the process that serves it.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command};
+use std::{io::Write as _, net::SocketAddr, process::Command};
 
-use crate::gate::{Gate, cpu, median};
+use crate::figures::{ROUNDS, cpu, median};
 
 const CONNECTIONS: &str = "16";
-const ROUNDS: usize = 5;
 const SECONDS: &str = "4";
 const WARM_UP_SECONDS: &str = "1";
 
@@ -28,7 +24,8 @@ pub(crate) fn has_h2load() -> bool {
 pub(crate) struct Calls {
     url: String,
     token: String,
-    event: PathBuf,
+    event: tempfile::NamedTempFile,
+    process: u32,
 }
 
 /// What they came to.
@@ -36,7 +33,7 @@ pub(crate) struct Calls {
 pub(crate) struct Load {
     /// Requests a second.
     pub(crate) rate: f64,
-    /// CPU time of this process for each of them, in microseconds.
+    /// CPU time of the process that serves for each of them, in microseconds.
     pub(crate) cpu_us: f64,
 }
 
@@ -58,12 +55,11 @@ pub(crate) async fn in_turn<const N: usize>(protocol: &str, all: [&Calls; N]) ->
 }
 
 impl Calls {
-    /// Calls of `acme/hello`, at the gate or at what answers in its stead.
-    pub(crate) fn new(gate: &Gate, address: SocketAddr) -> Self {
-        let event = gate.site.path().join("event.json");
-        std::fs::write(&event, br#"{"name":"Ada"}"#).expect("an event");
-        let token = sandgate::cli::token::mint_sample(gate.site.path()).expect("a token").2;
-        Self { url: format!("https://{address}/acme/hello"), token, event }
+    /// Calls of `acme/hello` at the gate, or at what answers in its stead, by this process.
+    pub(crate) fn new(address: SocketAddr, token: &str, process: u32) -> Self {
+        let mut event = tempfile::NamedTempFile::new().expect("a file");
+        event.write_all(br#"{"name":"Ada"}"#).expect("an event");
+        Self { url: format!("https://{address}/acme/hello"), token: token.to_owned(), event, process }
     }
 
     async fn load(&self, protocol: &str, seconds: &str) -> Load {
@@ -77,11 +73,11 @@ impl Calls {
                 "content-type: application/json",
             ])
             .arg("-d")
-            .arg(&self.event)
+            .arg(self.event.path())
             .arg(&self.url);
-        let before = cpu();
+        let before = cpu(self.process);
         let out = command.output().await.expect("h2load runs");
-        let spent = cpu() - before;
+        let spent = cpu(self.process) - before;
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         let field =
             |label: &str| text.lines().find(|l| l.contains(label)).map(str::to_owned).unwrap_or_default();

@@ -12,11 +12,13 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::{
     dev::{public_jwk, thumbprint},
     keys::sha256,
 };
+use crate::site::secret;
 
 /// Why there is no key or no proof.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +82,7 @@ impl ClientKey {
     pub fn open(path: &Path) -> Result<Self, ClientError> {
         let failed = |source| ClientError::Key { path: path.to_owned(), source };
         let not = || ClientError::NotAKey { path: path.to_owned() };
-        let pem = fs::read_to_string(path).map_err(failed)?;
+        let pem = secret::read_text(path).map_err(failed)?;
         let pair = KeyPair::from_pem(&pem).map_err(|_| not())?;
         let ed25519 = pair.algorithm() == &PKCS_ED25519;
         if !ed25519 && pair.algorithm() != &PKCS_ECDSA_P256_SHA256 {
@@ -95,7 +97,7 @@ impl ClientKey {
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|_| ClientError::Signing)?;
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        io::Write::write_all(&mut file, pair.serialize_pem().as_bytes()).map_err(failed)?;
+        io::Write::write_all(&mut file, Zeroizing::new(pair.serialize_pem()).as_bytes()).map_err(failed)?;
         Ok(Self { pair, ed25519: false })
     }
 
@@ -123,7 +125,7 @@ impl ClientKey {
         if let (Some(nonce), Some(claims)) = (request.nonce, claims.as_object_mut()) {
             claims.insert("nonce".to_owned(), nonce.into());
         }
-        let der = self.pair.serialize_der();
+        let der = Zeroizing::new(self.pair.serialize_der());
         let (algorithm, name, signer) = if self.ed25519 {
             (Algorithm::EdDSA, "EdDSA", EncodingKey::from_ed_der(&der))
         } else {

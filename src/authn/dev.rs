@@ -16,14 +16,17 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
 
 use super::{
+    binding::CertificateThumbprint,
     compile::{DEFAULT_MAX_LIFETIME, DEFAULT_TOKEN_TYPE},
     pointer::{Pointer, PointerError},
 };
 use crate::{
     id::TenantName,
     site::{
+        secret,
         tenant::{RawIssuer, RawTenant},
         units::Span,
     },
@@ -102,8 +105,13 @@ pub enum MintError {
     /// The issuer's tokens are bound to a key, and none was named.
     #[error("the dev issuer's tokens are bound by `dpop`: name the sender's key with `--dpop-key FILE`")]
     NeedsKey,
-    /// A key was named, and the issuer's tokens are not bound to any.
-    #[error("the dev issuer's tokens are not bound by `dpop`, so its record would refuse one that is")]
+    /// The issuer's tokens are bound to a certificate, and none was named.
+    #[error(
+        "the dev issuer's tokens are bound by `mtls`: name the sender's certificate with `--client-cert FILE`"
+    )]
+    NeedsCertificate,
+    /// A key or certificate was named, and the issuer's tokens are not bound to any.
+    #[error("the dev issuer's tokens are bound to nothing, so its record would refuse one that is")]
     NotBound,
     /// The record would refuse the token.
     #[error("the dev issuer lets tokens live for {} at most", Span(*.most))]
@@ -114,6 +122,15 @@ pub enum MintError {
     /// Signing failed, or there is no randomness.
     #[error("the token could not be signed")]
     Signing,
+}
+
+/// What the sender of a token must have.
+#[derive(Debug, Clone)]
+pub enum BoundTo {
+    /// The key of that thumbprint ([`super::client::ClientKey::thumbprint`]).
+    Key(String),
+    /// The key of that certificate.
+    Certificate(CertificateThumbprint),
 }
 
 /// The token that is wanted.
@@ -129,8 +146,8 @@ pub struct MintRequest {
     pub scopes: Vec<String>,
     /// Other claims: a name, or a JSON pointer if it begins with `/`; the value is JSON if it reads as JSON, else text.
     pub claims: Vec<(String, String)>,
-    /// Thumbprint of the sender's key, for an issuer of `binding = "dpop"` ([`super::client::ClientKey::thumbprint`]).
-    pub key_thumbprint: Option<String>,
+    /// What the sender must have, for an issuer of `binding = "dpop"` or `"mtls"`.
+    pub bound_to: Option<BoundTo>,
     /// From `now` to `exp`.
     pub ttl: Duration,
     /// `iat`.
@@ -146,7 +163,7 @@ impl MintRequest {
             roles: Vec::new(),
             scopes: Vec::new(),
             claims: Vec::new(),
-            key_thumbprint: None,
+            bound_to: None,
             ttl: Duration::from_secs(15 * 60),
             now: SystemTime::now(),
         }
@@ -174,7 +191,7 @@ impl DevIssuer {
         let algorithm = if ed25519 { &PKCS_ED25519 } else { &PKCS_ECDSA_P256_SHA256 };
         let pair = KeyPair::generate_for(algorithm).map_err(|_| MintError::Signing)?;
         // Written whole under another name first: a reader never finds half a key.
-        write(&key, pair.serialize_pem().as_bytes(), 0o600).map_err(failed(&key))?;
+        write(&key, Zeroizing::new(pair.serialize_pem()).as_bytes(), 0o600).map_err(failed(&key))?;
         write(&jwks, jwks_of(&pair, ed25519).as_bytes(), 0o644).map_err(failed(&jwks))?;
         Ok(Self { key, jwks })
     }
@@ -202,15 +219,16 @@ pub fn mint(
     if request.ttl > most {
         return Err(MintError::LivesTooLong { most });
     }
-    let bound = issuer.binding.as_ref().is_some_and(|binding| binding.get_ref() == "dpop");
-    match (bound, request.key_thumbprint.is_some()) {
-        (true, false) => return Err(MintError::NeedsKey),
-        (false, true) => return Err(MintError::NotBound),
-        (true, true) | (false, false) => {}
+    match (issuer.binding.as_ref().map(|binding| binding.get_ref().as_str()), &request.bound_to) {
+        (Some("dpop"), Some(BoundTo::Key(_))) | (Some("mtls"), Some(BoundTo::Certificate(_))) => {}
+        (Some("dpop"), _) => return Err(MintError::NeedsKey),
+        (Some("mtls"), _) => return Err(MintError::NeedsCertificate),
+        (_, None) => {}
+        (_, Some(_)) => return Err(MintError::NotBound),
     }
     let claims = claims(tenant, issuer, request)?;
     let pair = key_of(&dir.join(file_name(tenant, name_of(issuer), "pem")))?;
-    let der = pair.serialize_der();
+    let der = Zeroizing::new(pair.serialize_der());
     let (signer, is_ed25519) = if pair.algorithm() == &PKCS_ED25519 {
         (EncodingKey::from_ed_der(&der), true)
     } else {
@@ -272,8 +290,12 @@ fn claims(
     ] {
         claims.insert(name.to_owned(), value);
     }
-    if let Some(thumbprint) = &request.key_thumbprint {
-        claims.insert("cnf".to_owned(), json!({ "jkt": thumbprint }));
+    let confirmation = request.bound_to.as_ref().map(|bound_to| match bound_to {
+        BoundTo::Key(thumbprint) => json!({ "jkt": thumbprint }),
+        BoundTo::Certificate(thumbprint) => json!({ "x5t#S256": thumbprint.to_string() }),
+    });
+    if let Some(confirmation) = confirmation {
+        claims.insert("cnf".to_owned(), confirmation);
     }
     let mut place = |text: &str, value: Value| {
         let pointer: Pointer =
@@ -308,7 +330,7 @@ fn claims(
 }
 
 fn key_of(path: &Path) -> Result<KeyPair, MintError> {
-    let pem = fs::read_to_string(path).map_err(|source| match source.kind() {
+    let pem = secret::read_text(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => MintError::NoKey { path: path.to_owned() },
         _ => MintError::Key { path: path.to_owned(), source },
     })?;

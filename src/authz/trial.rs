@@ -81,23 +81,18 @@ pub struct TrialReport {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// Why a tenant's policy tests cannot be read, if they cannot: what is told of them while its policies are faulty.
+pub fn unreadable_trials(tests: &Source) -> Option<Diagnostic> {
+    read(tests).err()
+}
+
 /// Runs a tenant's policy tests, within a bound of number and time.
 pub fn run_trials(policies: &Arc<TenantPolicies>, known: &KnownNames, tests: &Source) -> TrialReport {
     let mut report = TrialReport::default();
-    if tests.text.len() > MAX_BYTES {
-        report
-            .diagnostics
-            .push(Diagnostic::fault(format!("policy tests may have {MAX_BYTES} bytes")).in_file(tests));
-        return report;
-    }
-    let raw: RawTests = match toml::from_str(&tests.text) {
+    let raw = match read(tests) {
         Ok(raw) => raw,
-        Err(error) => {
-            let fault = Diagnostic::fault(error.message().to_owned());
-            report.diagnostics.push(match error.span() {
-                Some(span) => fault.at(tests, span),
-                None => fault.in_file(tests),
-            });
+        Err(fault) => {
+            report.diagnostics.push(fault);
             return report;
         }
     };
@@ -122,6 +117,19 @@ pub fn run_trials(policies: &Arc<TenantPolicies>, known: &KnownNames, tests: &So
         }
     }
     report
+}
+
+fn read(tests: &Source) -> Result<RawTests, Diagnostic> {
+    if tests.text.len() > MAX_BYTES {
+        return Err(Diagnostic::fault(format!("policy tests may have {MAX_BYTES} bytes")).in_file(tests));
+    }
+    toml::from_str(&tests.text).map_err(|error| {
+        let fault = Diagnostic::fault(error.message().to_owned());
+        match error.span() {
+            Some(span) => fault.at(tests, span),
+            None => fault.in_file(tests),
+        }
+    })
 }
 
 /// A call that the tests say is allowed: whom it is made by, and what it asks for.

@@ -1,5 +1,7 @@
 //! `sandgate doctor`: what is in force on this machine, and what an operator should change.
 
+mod certificates;
+
 use std::{
     fs,
     io::Write,
@@ -14,13 +16,13 @@ use serde::Serialize;
 
 use super::{Exit, Failure, SiteArg, site::require};
 use crate::{
-    sandbox::{CompilerCommand, TABLE_ELEMENTS, posture, probe},
+    id::TenantName,
+    sandbox::{CompilerCommand, Probe, ProcessError, TABLE_ELEMENTS, posture, probe, probe_worker_process},
     server::{OTHER_DESCRIPTORS, sandbox_settings},
     site::{
         Site,
-        config::{Durability, ServerConfig},
+        config::{Durability, Isolation, ServerConfig},
     },
-    tls::{self, TlsError},
 };
 
 /// Tell what is in force on this machine, and what to change before serving in earnest
@@ -43,9 +45,21 @@ pub(super) struct Doctor {
 #[derive(Debug, Serialize)]
 struct Finding {
     what: &'static str,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    subject: Option<Subject>,
     found: String,
+    /// When it ends, by RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     change: Option<Change>,
+}
+
+/// Which of several.
+#[derive(Debug, Serialize)]
+struct Subject {
+    tenant: TenantName,
+    name: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -58,7 +72,15 @@ struct Change {
 
 impl Finding {
     fn new(what: &'static str, found: impl Into<String>) -> Self {
-        Self { what, found: found.into(), change: None }
+        Self::about(what, None, found)
+    }
+
+    fn about(what: &'static str, subject: Option<Subject>, found: impl Into<String>) -> Self {
+        Self { what, subject, found: found.into(), until: None, change: None }
+    }
+
+    fn until(self, end: SystemTime) -> Self {
+        Self { until: jiff::Timestamp::try_from(end).ok().map(|end| end.to_string()), ..self }
     }
 
     fn must_if(self, wrong: bool, advice: impl Into<String>) -> Self {
@@ -88,8 +110,12 @@ impl Doctor {
             serde_json::to_writer_pretty(&mut *out, &findings)?;
             writeln!(out)?;
         } else {
-            for Finding { what, found, change } in &findings {
-                writeln!(out, "{what:<18} {found}")?;
+            for Finding { what, subject, found, change, .. } in &findings {
+                write!(out, "{what:<18} ")?;
+                if let Some(Subject { tenant, name }) = subject {
+                    write!(out, "{name} of {tenant}: ")?;
+                }
+                writeln!(out, "{found}")?;
                 if let Some(Change { must, advice }) = change {
                     writeln!(out, "{:<18} {}: {advice}", "", if *must { "MUST CHANGE" } else { "better" })?;
                 }
@@ -102,16 +128,25 @@ impl Doctor {
 fn examine(site: &Site, data: &Path) -> Vec<Finding> {
     let config = &site.platform.config;
     let components = site.tenants.values().map(|tenant| tenant.functions.len() as u64).sum();
-    let mut findings = engine(config);
+    let mut findings: Vec<Finding> = settings(site).into_iter().collect();
+    findings.extend(engine(config));
     findings.extend(compiler());
-    findings.push(certificate(site));
+    findings.extend(workers(site));
+    findings.extend(certificates::findings(site, SystemTime::now()));
     findings.push(audit(config));
     findings.push(checkpoints(config));
     findings.push(data_directory(data));
     findings.push(mappings(config, components));
     findings.push(descriptors(config, components));
+    findings.push(connections(config));
     findings.push(kernel());
     findings
+}
+
+/// What all else is told by is what `sandgate.toml` says, or its defaults.
+fn settings(site: &Site) -> Option<Finding> {
+    let advice = "`sandgate check` tells what is wrong; what follows is not all as it was meant";
+    site.platform.is_faulty().then(|| Finding::new("platform part", "faulty").must_if(true, advice))
 }
 
 fn engine(config: &ServerConfig) -> Vec<Finding> {
@@ -125,6 +160,7 @@ fn engine(config: &ServerConfig) -> Vec<Finding> {
         ),
         Finding::new("compiled out", posture.compiled_out.join(", ")),
         Finding::new("proposals on", posture.proposals.join(", ")),
+        Finding::new("proposals off", posture.proposals_off.join(", ")),
         Finding::new("worlds", posture.worlds.join(", ")),
         Finding::new(
             "pool",
@@ -167,12 +203,68 @@ fn engine(config: &ServerConfig) -> Vec<Finding> {
 
 /// What a compile process says of itself once it is confined.
 fn compiler() -> Vec<Finding> {
-    let told = match probe(&CompilerCommand::default()) {
+    let told = probe(&CompilerCommand::default());
+    let without = "no component can be compiled";
+    let read = "a component that takes over the compiler could read this machine's files";
+    confined(
+        ["compile process", "it can reach"],
+        told,
+        without,
+        read,
+        "no file, socket, process or inherited descriptor",
+    )
+}
+
+/// The same of a worker process, and whose functions run in one.
+fn workers(site: &Site) -> Vec<Finding> {
+    let config = &site.platform.config.sandbox;
+    let isolated: Vec<&str> = site
+        .tenants
+        .iter()
+        .filter(|(_, tenant)| {
+            let own = tenant.raw.as_ref().map(|raw| raw.isolation).unwrap_or_default();
+            own.max(config.isolation) == Isolation::Process
+        })
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let named = match isolated.as_slice() {
+        [] => String::new(),
+        few if few.len() <= MAX_NAMED => format!(" ({})", few.join(", ")),
+        many => {
+            format!(" ({} and others)", many.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(", "))
+        }
+    };
+    let shared = site.tenants.len() - isolated.len();
+    let told =
+        format!("tenants: {} in processes of their own{named}, {shared} in the gateway's", isolated.len());
+    let bound = format!(
+        "{} at once, {} instances each; their memory is bounded by a limit of the kernel's, no control group is made",
+        config.workers, config.worker_instances
+    );
+    let mut findings = vec![Finding::new("isolation", told), Finding::new("worker processes", bound)];
+    findings.extend(confined(
+        ["a worker process", "it can reach"],
+        probe_worker_process(&CompilerCommand::default()),
+        "no function of an isolated tenant can run",
+        "a guest that breaks out of the engine could read this machine's files",
+        "its socket to the gateway, and no file, other socket or process",
+    ));
+    findings
+}
+
+/// What a process says of itself once it is confined.
+fn confined(
+    [what, reach]: [&'static str; 2],
+    told: Result<Probe, ProcessError>,
+    without: &str,
+    read: &str,
+    nothing: &str,
+) -> Vec<Finding> {
+    let told = match told {
         Ok(told) => told,
         Err(error) => {
-            let advice =
-                "no component can be compiled; `/proc` must be mounted, and the program be executable";
-            return vec![Finding::new("compile process", error.to_string()).must_if(true, advice)];
+            let advice = format!("{without}; `/proc` must be mounted, and the program be executable");
+            return vec![Finding::new(what, error.to_string()).must_if(true, advice)];
         }
     };
     let landlock = told.confinement.landlock.map(|version| format!("Landlock (version {version})"));
@@ -184,40 +276,17 @@ fn compiler() -> Vec<Finding> {
         .filter(|(_, refused)| refused.is_none())
         .map(|(what, _)| what.as_str())
         .collect();
-    let reach = if open.is_empty() {
-        "no file, socket, process or inherited descriptor".to_owned()
-    } else {
-        open.join(", ")
-    };
     let no_file = ["read a file", "create a file"].iter().all(|what| !open.contains(what));
+    let reached = if open.is_empty() { nothing.to_owned() } else { open.join(", ") };
     vec![
-        Finding::new("compile process", format!("confined by {}", walls.join(", "))).should_if(
+        Finding::new(what, format!("confined by {}", walls.join(", "))).should_if(
             walls.len() < 3,
             "a kernel with Landlock (5.13 and later) and seccomp puts up walls that each hold alone",
         ),
-        Finding::new("it can reach", reach)
-            .must_if(!no_file, "a component that takes over the compiler could read this machine's files")
+        Finding::new(reach, reached)
+            .must_if(!no_file, read)
             .should_if(!open.is_empty(), "a kernel with seccomp refuses it"),
     ]
-}
-
-fn certificate(site: &Site) -> Finding {
-    let path = site.dir.join(&site.platform.config.tls.certificate);
-    let now = SystemTime::now();
-    match tls::valid_until(&path, now) {
-        Ok(end) => {
-            let days = end.duration_since(now).unwrap_or_default().as_secs() / 86_400;
-            let advice = "renew it; the gateway takes a new pair without a restart";
-            Finding::new("certificate", format!("ends in {days} days")).should_if(days < RENEW_DAYS, advice)
-        }
-        Err(TlsError::Expired { .. }) => {
-            Finding::new("certificate", "has ended").must_if(true, "renew it: no client will accept it")
-        }
-        Err(_) => {
-            let advice = format!("`{}` must be a certificate chain in PEM: `serve` needs it", path.display());
-            Finding::new("certificate", "none that can be read").must_if(true, advice)
-        }
-    }
 }
 
 fn audit(config: &ServerConfig) -> Finding {
@@ -264,7 +333,8 @@ fn mappings(config: &ServerConfig, components: u64) -> Finding {
 }
 
 fn descriptors(config: &ServerConfig, components: u64) -> Finding {
-    let need = u64::from(config.server.max_connections) + components + OTHER_DESCRIPTORS;
+    let workers = u64::from(config.sandbox.workers);
+    let need = u64::from(config.server.max_connections) + components + workers + OTHER_DESCRIPTORS;
     // What it starts with is raised by `serve`.
     let limit = getrlimit(Resource::Nofile).maximum;
     let told = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
@@ -272,6 +342,18 @@ fn descriptors(config: &ServerConfig, components: u64) -> Finding {
         format!("`LimitNOFILE={need}`, or fewer `[server] max-connections`: fewer connections are let in");
     Finding::new("open files", format!("{told}, of {need} needed"))
         .must_if(limit.is_some_and(|limit| limit < need), advice)
+}
+
+fn connections(config: &ServerConfig) -> Finding {
+    let server = &config.server;
+    let found = format!(
+        "{} at once, {} of one client; handshakes {}, {} of one client",
+        server.max_connections,
+        server.max_connections_per_client,
+        server.max_handshakes,
+        server.max_handshakes_per_client
+    );
+    Finding::new("connections", found)
 }
 
 fn kernel() -> Finding {
@@ -282,5 +364,5 @@ fn kernel() -> Finding {
         .should_if(!tested, "of Linux targets the engine is fuzzed without pause on x86_64 alone")
 }
 
-/// A certificate of 90 days is renewed at 30.
-const RENEW_DAYS: u64 = 21;
+/// Of more, only so many are told.
+const MAX_NAMED: usize = 12;

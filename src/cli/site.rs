@@ -13,7 +13,7 @@ use crate::{
     sandbox::Sandbox,
     server::{key_fetch, sandbox_settings, token_cache_bytes},
     site::{Site, TenantSources, diagnostic::Diagnostic},
-    tls,
+    tls::{self, OwnPair},
 };
 
 /// A site, compiled.
@@ -53,9 +53,8 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, Failure> {
             (None, faults)
         }
     };
-    let tls = &site.platform.config.tls;
     let mut diagnostics = diagnostics;
-    diagnostics.extend(tls::check(dir, &tls.certificate, &tls.key, SystemTime::now()));
+    diagnostics.extend(tls::check(dir, &OwnPair::of(dir, config), SystemTime::now()));
     Ok(Loaded { site, revision, diagnostics })
 }
 

@@ -11,13 +11,14 @@ use clap::{Args, Subcommand};
 use super::{Exit, Failure, SiteArg, site::load};
 use crate::{
     authn::{
+        CertificateThumbprint,
         client::{ClientKey, ProofRequest},
-        dev::{self, MintRequest},
+        dev::{self, BoundTo, MintRequest},
         inspect,
     },
     authz::{SampleCall, sample_call},
     id::TenantName,
-    site::{Site, TenantSources, units::Span},
+    site::{Site, TenantSources, secret, units::Span},
 };
 
 /// Make and examine tokens
@@ -57,6 +58,9 @@ pub(super) struct Mint {
     /// Key of the sender that the token is bound to, where the issuer's `binding` is `dpop`; made if there is no such file
     #[arg(long, value_name = "FILE")]
     dpop_key: Option<PathBuf>,
+    /// Certificate (PEM) of the sender that the token is bound to, where the issuer's `binding` is `mtls`
+    #[arg(long, value_name = "FILE", conflicts_with = "dpop_key")]
+    client_cert: Option<PathBuf>,
     /// How long it is valid
     #[arg(long, value_name = "TIME", default_value = "15m")]
     ttl: Span,
@@ -139,8 +143,9 @@ impl Mint {
             Ok::<_, Failure>((pair.0.to_owned(), pair.1.to_owned()))
         });
         let key = self.dpop_key.as_deref().map(ClientKey::open_or_create).transpose()?;
+        let certificate = self.client_cert.as_deref().map(certificate_thumbprint).transpose()?;
         let request = MintRequest {
-            key_thumbprint: key.map(|key| key.thumbprint()),
+            bound_to: key.map(|key| BoundTo::Key(key.thumbprint())).or(certificate.map(BoundTo::Certificate)),
             issuer: self.issuer,
             roles: self.roles,
             scopes: self.scopes,
@@ -151,6 +156,14 @@ impl Mint {
         writeln!(out, "{}", mint(&self.site.site, tenant, &request)?)?;
         Ok(Exit::Done)
     }
+}
+
+/// Of the first certificate in the file: a client's own comes before those of its authorities.
+fn certificate_thumbprint(file: &Path) -> Result<CertificateThumbprint, Failure> {
+    let pem = std::fs::read(file).map_err(|error| format!("`{}`: {error}", file.display()))?;
+    let none = || format!("`{}` holds no certificate in PEM form", file.display());
+    let der = secret::pem_section(&pem, "CERTIFICATE").ok_or_else(none)?;
+    Ok(CertificateThumbprint::of(&der))
 }
 
 fn mint(dir: &Path, tenant: &TenantSources, request: &MintRequest) -> Result<String, Failure> {

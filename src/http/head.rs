@@ -390,4 +390,7 @@ const MAX_LINE_BYTES: usize = MAX_METHOD_BYTES + 1 + MAX_TARGET_BYTES + 1 + b"HT
 pub const MAX_HEAD_BYTES: usize = 2 + MAX_LINE_BYTES + 2 + MAX_FIELDS_BYTES + 4;
 
 #[cfg(test)]
+#[path = "../../tests/fixtures/http/corpus.rs"]
+pub(crate) mod corpus;
+#[cfg(test)]
 mod tests;

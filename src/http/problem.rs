@@ -331,6 +331,7 @@ fn sandbox(error: &SandboxError) -> Code {
         | E::ResponseTooLarge(_)
         | E::ContractBroken(_)
         | E::ReplyRefused(_)
+        | E::WorkerDied(_)
         | E::Admission(_) => Code::FunctionFailed,
         E::CpuExhausted(_) | E::WallExhausted(_) => Code::FunctionTimeout,
         E::Overloaded(_) => Code::Overloaded,

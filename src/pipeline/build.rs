@@ -14,14 +14,14 @@ use super::{
 };
 use crate::{
     authn::{self, Authenticator, DevKeys, Revocations},
-    authz::{Authorizer, KnownNames, Platform, TenantPolicies, run_trials},
+    authz::{Authorizer, KnownNames, Platform, TenantPolicies, run_trials, unreadable_trials},
     event::{BodyBounds, EventRules, ReplyRules, Schemas, Written},
     id::TenantName,
     record::Metrics,
     sandbox::Sandbox,
     site::{
         Folder, FunctionSources, NamedFile, Site, TenantSources,
-        config::ServerConfig,
+        config::{Isolation, ServerConfig},
         diagnostic::{Diagnostic, Source},
         host::HostName,
         limits::Limits,
@@ -165,8 +165,12 @@ impl Builder {
         let known = known_names(sources);
         let (policies, told) = TenantPolicies::compile(platform, &sources.name, &sources.policies, &known);
         diagnostics.extend(told);
-        if let (Some(policies), Some(tests)) = (&policies, &sources.tests) {
-            diagnostics.extend(run_trials(policies, &known, tests).diagnostics);
+        match (&policies, &sources.tests) {
+            (Some(policies), Some(tests)) => {
+                diagnostics.extend(run_trials(policies, &known, tests).diagnostics);
+            }
+            (None, Some(tests)) => diagnostics.extend(unreadable_trials(tests)),
+            (_, None) => {}
         }
         if let Some(policies) = &policies {
             for id in policies.uncallable(known.functions.keys()) {
@@ -186,6 +190,7 @@ impl Builder {
             config,
             ceilings: &ceilings,
             origin: config.server.origin.clone().map(Arc::new),
+            isolation: config.sandbox.isolation.max(raw.map(|raw| raw.isolation).unwrap_or_default()),
             folder: sources.functions_folder(),
             admitting,
         };
@@ -298,7 +303,10 @@ impl Builder {
             authorizer: Authorizer::new(policies?, sources.id.function.clone(), labels),
             events: events?.at(around.origin.clone()),
             replies: replies?,
-            runner: self.sandbox.runner(sources.id.clone(), component?, limits),
+            runner: match around.isolation {
+                Isolation::Shared => self.sandbox.runner(sources.id.clone(), component?, limits),
+                Isolation::Process => self.sandbox.isolated_runner(sources.id.clone(), component?, limits),
+            },
             metrics: self.metrics.function(&sources.id.tenant, &sources.id.function),
         })
     }
@@ -308,6 +316,7 @@ impl Builder {
 struct Around<'a> {
     config: &'a ServerConfig,
     ceilings: &'a RawLimits,
+    isolation: Isolation,
     /// Where callers find the gateway, if the operator says it.
     origin: Option<Arc<Origin>>,
     folder: Option<Folder>,

@@ -18,6 +18,7 @@ use super::{
     chain::{Hash, Head},
     time::Rfc3339,
 };
+use crate::site::secret::pem_section;
 
 /// An Ed25519 private key.
 pub struct CheckpointKey(Ed25519KeyPair);
@@ -39,8 +40,8 @@ pub enum KeyError {
 
 impl CheckpointKey {
     /// Reads PKCS #8 in PEM, as `openssl genpkey -algorithm ed25519` writes it.
-    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        let der = pem_block(pem, PRIVATE_KEY)?;
+    pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
+        let der = pem_section(pem, PRIVATE_KEY).ok_or(KeyError::NotPem(PRIVATE_KEY))?;
         Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map(Self).map_err(|_| KeyError::NotEd25519)
     }
 
@@ -73,7 +74,7 @@ impl fmt::Debug for CheckpointKey {
 impl VerifyingKey {
     /// Reads SubjectPublicKeyInfo in PEM, as `openssl pkey -pubout` writes it (RFC 8410 §4).
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        let der = pem_block(pem, PUBLIC_KEY)?;
+        let der = pem_section(pem.as_bytes(), PUBLIC_KEY).ok_or(KeyError::NotPem(PUBLIC_KEY))?;
         let raw = der.strip_prefix(SPKI_PREFIX).ok_or(KeyError::NotEd25519)?;
         raw.try_into().map(Self).map_err(|_| KeyError::NotEd25519)
     }
@@ -152,14 +153,6 @@ fn ends_with_newline(path: &Path, len: u64) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-fn pem_block(pem: &str, label: &'static str) -> Result<Vec<u8>, KeyError> {
-    let (begin, end) = (format!("-----BEGIN {label}-----"), format!("-----END {label}-----"));
-    let (_, rest) = pem.split_once(&begin).ok_or(KeyError::NotPem(label))?;
-    let (body, _) = rest.split_once(&end).ok_or(KeyError::NotPem(label))?;
-    let text: String = body.split_ascii_whitespace().collect();
-    BASE64.decode(text).map_err(|_| KeyError::NotPem(label))
-}
-
 const PRIVATE_KEY: &str = "PRIVATE KEY";
 const PUBLIC_KEY: &str = "PUBLIC KEY";
 /// DER before the 32 bytes of the key: SEQUENCE { SEQUENCE { OID 1.3.101.112 }, BIT STRING } (RFC 8410 §4).
@@ -177,7 +170,7 @@ pub(super) mod tests {
             "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
             BASE64.encode(pkcs8.as_ref())
         );
-        CheckpointKey::from_pem(&pem).unwrap()
+        CheckpointKey::from_pem(pem.as_bytes()).unwrap()
     }
 
     #[test]
@@ -214,6 +207,6 @@ pub(super) mod tests {
             VerifyingKey::from_pem("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"),
             Err(KeyError::NotEd25519)
         );
-        assert!(matches!(CheckpointKey::from_pem(""), Err(KeyError::NotPem(PRIVATE_KEY))));
+        assert!(matches!(CheckpointKey::from_pem(b""), Err(KeyError::NotPem(PRIVATE_KEY))));
     }
 }

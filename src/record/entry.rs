@@ -65,6 +65,9 @@ pub struct Record {
     /// Whether the component was loaded already; `None` if no instance was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
+    /// The worker process that it ran in, if its tenant is isolated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u32>,
     /// What the caller got.
     pub outcome: Outcome,
 }
@@ -449,6 +452,7 @@ pub(super) mod tests {
             bytes_in: 300,
             bytes_out: 210,
             start: Some(Start::Warm),
+            worker: None,
             outcome: Outcome::ok(200),
         }
     }

@@ -40,6 +40,9 @@ pub struct Metrics {
     audit_head: Gauge,
     pool_in_use: Gauge,
     pool_size: Gauge,
+    workers: Gauge,
+    workers_most: Gauge,
+    worker_deaths: Family<KindLabel, Counter>,
     compiling: Family<StateLabel, Gauge>,
     compilations: Family<ResultLabel, Counter>,
     compile_time: Seconds,
@@ -165,6 +168,9 @@ impl Metrics {
             audit_head: Gauge::default(),
             pool_in_use: Gauge::default(),
             pool_size: Gauge::default(),
+            workers: Gauge::default(),
+            workers_most: Gauge::default(),
+            worker_deaths: Family::default(),
             compiling: Family::default(),
             compilations: Family::default(),
             compile_time: Seconds::default(),
@@ -223,6 +229,13 @@ impl Metrics {
         registry.register("audit_head", "Number of the last audit record", self.audit_head.clone());
         registry.register("pool_in_use", "Instances that run now", self.pool_in_use.clone());
         registry.register("pool_size", "Instances that can run at once", self.pool_size.clone());
+        registry.register("workers", "Worker processes of isolated tenants", self.workers.clone());
+        registry.register("workers_most", "Worker processes that there may be", self.workers_most.clone());
+        registry.register(
+            "worker_deaths",
+            "Worker processes that ended without being told to, by kind",
+            self.worker_deaths.clone(),
+        );
         registry.register(
             "compiling",
             "Components that are being compiled, or wait for it",
@@ -311,6 +324,16 @@ impl Metrics {
     pub fn pool(&self, in_use: u64, size: u64) {
         self.pool_in_use.set(signed(in_use));
         self.pool_size.set(signed(size));
+    }
+
+    /// Worker processes that live, of those that may, and how many died, by kind: words of ours.
+    pub fn workers(&self, alive: u64, most: u64, deaths: impl IntoIterator<Item = (&'static str, u64)>) {
+        self.workers.set(signed(alive));
+        self.workers_most.set(signed(most));
+        for (kind, count) in deaths {
+            let counter = self.worker_deaths.get_or_create_owned(&KindLabel { kind });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
     }
 
     /// How compiling goes, asked for when metrics are.

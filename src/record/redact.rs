@@ -2,15 +2,19 @@
 
 use std::{
     fs::OpenOptions,
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::Arc,
 };
 
 use aws_lc_rs::{hmac, rand};
+use zeroize::Zeroizing;
 
-use crate::id::TenantName;
+use crate::{
+    id::TenantName,
+    site::secret::{self, SecretError},
+};
 
 /// Hashes values with a key of this log: without the key, guessing values proves nothing.
 #[derive(Clone)]
@@ -21,13 +25,10 @@ pub struct Redactor {
 impl Redactor {
     /// Reads the key from `path`, or makes one.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let mut bytes = Vec::new();
-        match OpenOptions::new().read(true).open(path) {
-            Ok(file) => {
-                file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                bytes.resize(KEY_BYTES, 0);
+        let bytes = match secret::read(path) {
+            Ok(bytes) => bytes,
+            Err(SecretError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                let mut bytes = Zeroizing::new(vec![0; KEY_BYTES]);
                 rand::fill(&mut bytes).map_err(|_| io::Error::other("no randomness"))?;
                 // Under another name first: a crash must not leave half a key.
                 let fresh = path.with_extension("new");
@@ -36,9 +37,11 @@ impl Redactor {
                 file.write_all(&bytes)?;
                 file.sync_all()?;
                 std::fs::rename(&fresh, path)?;
+                bytes
             }
-            Err(error) => return Err(error),
-        }
+            Err(SecretError::Io(error)) => return Err(error),
+            Err(shared) => return Err(io::Error::new(io::ErrorKind::PermissionDenied, shared)),
+        };
         if bytes.len() != KEY_BYTES {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the redaction key is not 32 bytes"));
         }

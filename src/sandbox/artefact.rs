@@ -7,18 +7,24 @@
 use std::{
     fmt, fs,
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::BorrowedFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use aws_lc_rs::{constant_time, digest, hmac, rand};
+use serde::{Deserialize, Serialize};
 use wasmtime::{Engine, component::Component};
+use zeroize::Zeroizing;
 
 use super::{engine, sealed::Sealed};
+use crate::site::secret::{self, SecretError};
 
 /// SHA-256 of a component as its author gave it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
@@ -90,6 +96,30 @@ impl Artefact {
     /// What a compile process answered; nothing else may be given here.
     pub(super) fn compiled(code: Sealed) -> Self {
         Self(code)
+    }
+
+    /// What the gateway sent to this worker process; nothing else may be given here.
+    pub(super) fn received(code: Sealed) -> Self {
+        Self(code)
+    }
+
+    /// The descriptor, to be sent to a worker process.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.descriptor()
+    }
+
+    /// The same as [`Self::load`] for a process that can open nothing: the code is copied, and the copy is checked.
+    pub(super) fn load_copy(&self, engine: &Engine) -> wasmtime::Result<Component> {
+        if !self.0.is_sealed() {
+            return Err(wasmtime::Error::msg("the artefact is not sealed"));
+        }
+        let mut code = Vec::new();
+        self.0.write_to(&mut code)?;
+        #[expect(unsafe_code, reason = "machine code can be loaded in no other way")]
+        // SAFETY: as in `load`. The bytes are this process's own copy, which nobody else can change.
+        unsafe {
+            Component::deserialize(engine, code)
+        }
     }
 
     /// Maps the code, and checks it against engine and pool. The mapping keeps the sealed file, which memories that begin as
@@ -226,25 +256,20 @@ impl ArtefactStore {
     }
 }
 
-fn read_or_make_key(path: &Path) -> Result<[u8; KEY_BYTES], ArtefactError> {
+fn read_or_make_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, ArtefactError> {
     let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     match made {
         Ok(mut file) => {
-            let mut key = [0; KEY_BYTES];
+            let mut key = Zeroizing::new(vec![0; KEY_BYTES]);
             rand::fill(&mut key).map_err(|_| at(path)(io::Error::other("no randomness")))?;
             file.write_all(&key).and_then(|()| file.sync_all()).map_err(at(path))?;
             Ok(key)
         }
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            let file = fs::File::open(path).map_err(at(path))?;
-            let meta = file.metadata().map_err(at(path))?;
-            let mut key = Vec::new();
-            file.take(KEY_BYTES as u64 + 1).read_to_end(&mut key).map_err(at(path))?;
-            match <[u8; KEY_BYTES]>::try_from(key) {
-                Ok(key) if meta.is_file() && meta.mode() & 0o077 == 0 => Ok(key),
-                _ => Err(ArtefactError::Key(path.to_owned())),
-            }
-        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match secret::read(path) {
+            Ok(key) if key.len() == KEY_BYTES => Ok(key),
+            Err(SecretError::Io(error)) => Err(at(path)(error)),
+            Ok(_) | Err(SecretError::Shared(_)) => Err(ArtefactError::Key(path.to_owned())),
+        },
         Err(e) => Err(at(path)(e)),
     }
 }

@@ -22,7 +22,7 @@ use wasmtime::{
 
 use super::{
     Settings, StartError,
-    artefact::{ArtefactError, ArtefactStore, Digest},
+    artefact::{Artefact, ArtefactError, ArtefactStore, Digest},
     late::Compilations,
     layout::{LayoutError, LayoutLimits},
     portable::{self, Missing, Off},
@@ -187,6 +187,8 @@ pub struct Component {
     origins: Mutex<Vec<PathBuf>>,
     compiler: Arc<Compiler>,
     loaded: OnceLock<Loaded>,
+    /// Its machine code, where no store has it.
+    kept: OnceLock<Arc<Artefact>>,
     /// One thread loads; the others wait for it.
     loading: Mutex<()>,
 }
@@ -225,26 +227,44 @@ impl Component {
     /// Loads the component unless it is loaded. Blocks: reads files, and compiles if the store lost the artefact.
     pub(super) fn load(&self) -> Result<&Loaded, AdmissionError> {
         self.load_or(|| {
-            let source = match self.stored() {
+            let source = match self.stored().map(|stored| stored.and_then(|artefact| self.taken(&artefact))) {
                 Some(Ok(component)) => return self.compiler.link(&component),
                 Some(Err(error)) => Some(error),
                 None => None,
             };
-            if let Some(error) = &source {
-                tracing::warn!(component.digest = %self.digest, error = %error, "a stored artefact was not used");
-                // The next admission compiles; what cannot be removed is refused again. What could not even be read may be good:
-                // a moment without a free descriptor is no reason to compile everything anew.
-                if !matches!(error, ArtefactError::Io { .. }) {
-                    self.compiler.artefacts.iter().for_each(|store| store.discard(&self.digest));
-                }
-            }
-            let bytes = self.bytes(source)?;
-            self.compiler.compile(None, &self.digest, &bytes)
+            self.compile(None, &self.bytes(source)?)
         })
+    }
+
+    /// Its machine code, for another process to load. Blocks as [`Self::load`] does.
+    pub(super) fn artefact(&self) -> Result<Arc<Artefact>, AdmissionError> {
+        if let Some(kept) = self.kept.get() {
+            return Ok(Arc::clone(kept));
+        }
+        let source = match self.stored() {
+            Some(Ok(artefact)) => return Ok(Arc::new(artefact)),
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        self.compile(None, &self.bytes(source)?)?;
+        match (self.kept.get(), self.stored()) {
+            (Some(kept), _) => Ok(Arc::clone(kept)),
+            (None, Some(Ok(artefact))) => Ok(Arc::new(artefact)),
+            (None, Some(Err(error))) => Err(AdmissionError::Gone { source: Some(error) }),
+            (None, None) => Err(AdmissionError::Gone { source: None }),
+        }
     }
 
     /// Its bytes, from the first file that still has them; `stored` is why its artefact did not serve.
     fn bytes(&self, stored: Option<ArtefactError>) -> Result<Vec<u8>, AdmissionError> {
+        if let Some(error) = &stored {
+            tracing::warn!(component.digest = %self.digest, error = %error, "a stored artefact was not used");
+            // The next admission compiles; what cannot be removed is refused again. What could not even be read may be good:
+            // a moment without a free descriptor is no reason to compile everything anew.
+            if !matches!(error, ArtefactError::Io { .. }) {
+                self.compiler.artefacts.iter().for_each(|store| store.discard(&self.digest));
+            }
+        }
         let origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut refusal = AdmissionError::Gone { source: stored };
         for path in origins {
@@ -257,14 +277,26 @@ impl Component {
         Err(refusal)
     }
 
+    fn compile(&self, who: For, bytes: &[u8]) -> Result<Loaded, AdmissionError> {
+        let (loaded, unstored) = self.compiler.compile(who, &self.digest, bytes)?;
+        if let Some(artefact) = unstored {
+            // Compiled twice at once, it is the same code.
+            self.kept.set(Arc::new(artefact)).ok();
+        }
+        Ok(loaded)
+    }
+
     /// What the store has of it.
-    fn stored(&self) -> Option<Result<component::Component, ArtefactError>> {
-        let store = self.compiler.artefacts.as_ref()?;
-        let unusable = |e: wasmtime::Error| ArtefactError::Unusable {
+    fn stored(&self) -> Option<Result<Artefact, ArtefactError>> {
+        Some(self.compiler.artefacts.as_ref()?.load(&self.digest))
+    }
+
+    /// Whether the engine takes what was stored.
+    fn taken(&self, artefact: &Artefact) -> Result<component::Component, ArtefactError> {
+        artefact.load(self.engine()).map_err(|error| ArtefactError::Unusable {
             digest: self.digest,
-            reason: printable(&format!("{e:#}")),
-        };
-        Some(store.load(&self.digest).and_then(|artefact| artefact.load(self.engine()).map_err(unusable)))
+            reason: printable(&format!("{error:#}")),
+        })
     }
 
     fn load_or(
@@ -378,7 +410,7 @@ impl Compiler {
         match self.find(digest, origin)? {
             Found::Admitted(component) => Ok(component),
             Found::Wanted(component) => {
-                let loaded = component.load_or(|| self.compile(None, &digest, bytes)).map(|_| ());
+                let loaded = component.load_or(|| component.compile(None, bytes)).map(|_| ());
                 loaded.map_err(|error| AdmissionError::Known(self.refused(digest, error)))?;
                 Ok(component)
             }
@@ -404,7 +436,7 @@ impl Compiler {
         };
         let (compiler, who) = (Arc::clone(self), tenant.clone());
         let compile = move || {
-            let loaded = component.load_or(|| compiler.compile(Some(who), &digest, &bytes)).map(|_| ());
+            let loaded = component.load_or(|| component.compile(Some(who), &bytes)).map(|_| ());
             loaded.map_err(|error| compiler.refused(digest, error))?;
             Ok(component)
         };
@@ -478,25 +510,47 @@ impl Compiler {
             origins: Mutex::new(origin.map(Path::to_owned).into_iter().collect()),
             compiler: Arc::clone(self),
             loaded: OnceLock::new(),
+            kept: OnceLock::new(),
             loading: Mutex::default(),
         });
         known.by_digest.insert(digest, Arc::downgrade(&component));
         component
     }
 
-    fn compile(&self, who: For, digest: &Digest, bytes: &[u8]) -> Result<Loaded, AdmissionError> {
+    /// Takes what another process admitted, compiled and checked.
+    pub(super) fn receive(
+        self: &Arc<Self>,
+        digest: Digest,
+        artefact: &Artefact,
+    ) -> Result<Arc<Component>, AdmissionError> {
+        let component = self.known(digest, None);
+        component
+            .load_or(|| self.link(&artefact.load_copy(&self.engine).map_err(AdmissionError::invalid)?))?;
+        Ok(component)
+    }
+
+    /// Gives the machine code beside what is loaded of it, if no store keeps it.
+    fn compile(
+        &self,
+        who: For,
+        digest: &Digest,
+        bytes: &[u8],
+    ) -> Result<(Loaded, Option<Artefact>), AdmissionError> {
         let compiled = self.processes.compile(who, bytes, &self.limits, self.copy_on_write);
         let Compiled { artefact, .. } = compiled.map_err(|error| error.told_of(bytes))?;
         let component = artefact.load(&self.engine).map_err(AdmissionError::invalid)?;
         let loaded = self.link(&component)?;
         self.counts.compiled.fetch_add(1, Ordering::Relaxed);
-        if let Some(store) = &self.artefacts {
-            // The component runs without it; the next start compiles again.
-            if let Err(error) = store.store(digest, &artefact) {
+        let stored = match self.artefacts.as_ref().map(|store| store.store(digest, &artefact)) {
+            Some(Ok(())) => true,
+            None => false,
+            Some(Err(error)) => {
+                // The component runs without it; the next start compiles again.
                 tracing::warn!(component.digest = %digest, error = %error, "an artefact was not stored");
+                false
             }
-        }
-        Ok(loaded)
+        };
+        Ok((loaded, (!stored).then_some(artefact)))
     }
 
     /// Resolves imports: with no capability granted there must be none, beyond the base that the portable world has.

@@ -5,6 +5,7 @@
 
 use std::{sync::mpsc, thread, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
     WasmFeatures,
@@ -33,6 +34,10 @@ const ASYNC_STACK_BYTES: usize = 2 * MAX_WASM_STACK_BYTES;
 #[cfg(feature = "portable")]
 const STACK_KEEP_RESIDENT_BYTES: usize = 32 << 10;
 
+/// Most that is kept of a memory where the kernel cannot tell which pages were written (before 6.7): so much is then zeroed blindly
+/// each time, which soon costs more than giving it back.
+const BLINDLY_ZEROED_BYTES: usize = 64 << 10;
+
 /// The proposals that a component may use: what compilers emit by default. All others are off, also those that the
 /// engine's next version brings.
 pub(super) const PROPOSALS: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
@@ -50,7 +55,8 @@ pub(super) const PROPOSALS: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
 ///
 /// Invariant: a gate of `instances` permits stands before the pool, and each total is `instances` times the cap for one
 /// component, so the pool itself never runs out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct PoolLimits {
     /// Component instances alive at once. Guests of functions without imports never wait, so more than a few
     /// for each thread are never alive; the rest is address space only.
@@ -104,8 +110,7 @@ impl Default for PoolLimits {
             max_memory_bytes: 64 << 20,
             // An interpreter of Python takes 405 KiB, whose fourteen modules share functions by tables.
             instance_metadata_bytes: 512 << 10,
-            // What a function that renders or parses a document writes, and 32 MiB if every instance kept as much. Should the
-            // kernel know no scan (before 6.7) this much is zeroed blindly, which costs what giving it back does.
+            // What a function that renders or parses a document writes, and 32 MiB if every instance kept as much.
             memory_keep_resident_bytes: 256 << 10,
             table_keep_resident_bytes: 16 << 10,
             unused_warm_slots: 64,
@@ -121,6 +126,8 @@ impl Default for PoolLimits {
 impl PoolLimits {
     fn allocation(&self) -> PoolingAllocationConfig {
         let per = |each: u32| self.instances.saturating_mul(each);
+        let blind = self.scan_pages && !PoolingAllocationConfig::is_pagemap_scan_available();
+        let kept = if blind { BLINDLY_ZEROED_BYTES } else { usize::MAX };
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(self.instances)
             .total_core_instances(per(self.core_instances_per_component))
@@ -135,7 +142,7 @@ impl PoolLimits {
             .table_elements(TABLE_ELEMENTS as usize)
             .max_component_instance_size(self.instance_metadata_bytes)
             .max_core_instance_size(self.instance_metadata_bytes)
-            .linear_memory_keep_resident(self.memory_keep_resident_bytes)
+            .linear_memory_keep_resident(self.memory_keep_resident_bytes.min(kept))
             .table_keep_resident(self.table_keep_resident_bytes)
             .max_unused_warm_slots(self.unused_warm_slots)
             .decommit_batch_size(self.decommit_batch)

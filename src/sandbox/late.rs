@@ -151,5 +151,6 @@ impl Compilations {
     }
 }
 
-/// Compilations under way, a thread each, and results that are kept: those of more tenants wait for their turn.
-const MOST: usize = 64;
+/// Compilations under way, each a thread and a component's bytes (half a gigabyte if all are as large as they may be), and
+/// results that are kept: those of more tenants wait for their turn.
+const MOST: usize = 16;

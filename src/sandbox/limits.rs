@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
 use super::memory::Part;
@@ -10,7 +10,7 @@ pub use crate::site::limits::{Limit, Limits, SetBy};
 use crate::site::units::{Bytes, Span};
 
 /// Which limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LimitName {
     /// `cpu`.
@@ -29,6 +29,10 @@ pub enum LimitName {
 }
 
 impl LimitName {
+    /// Every limit, at the place that it has as a number.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Cpu, Self::Wall, Self::Memory, Self::Response, Self::Concurrency, Self::TableElements];
+
     /// As the manifest writes it, where it may.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -138,6 +142,12 @@ impl Meter {
     /// Whether the guest was refused what is within its limit, since others have it.
     pub(super) fn is_crowded(&self) -> bool {
         self.crowded
+    }
+
+    /// From now on the limit alone holds.
+    #[cfg(feature = "portable")]
+    pub(super) fn leave_io_thread(&mut self) {
+        self.inline_limit = None;
     }
 
     /// Most that was in use at once, in bytes.

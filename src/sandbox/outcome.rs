@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AdmissionError, ArtefactError, Breach, LimitHit};
+use super::{AdmissionError, ArtefactError, Breach, Death, LimitHit};
 
 /// What an invocation used, whether it succeeded or not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Usage {
     pub retried: bool,
     /// Bytes that a portable guest wrote to its standard output and error, which lead nowhere.
     pub dropped: u64,
+    /// The worker process that it ran in, if not in this one.
+    pub worker: Option<u32>,
     /// Limits that were met, in order; a guest may meet its memory limit and still answer.
     pub hits: Vec<LimitHit>,
 }
@@ -54,6 +56,9 @@ pub enum SandboxError {
     /// No room now.
     #[error("no room for another invocation: {0}")]
     Overloaded(Overload),
+    /// The process that it ran in is no more.
+    #[error("worker died: it ended {0}")]
+    WorkerDied(Death),
     /// The component could not be loaded.
     #[error("the function's component could not be loaded")]
     Admission(#[from] AdmissionError),
@@ -100,6 +105,12 @@ pub enum Overload {
     /// Every slot of the instance pool is taken.
     #[error("every instance is in use")]
     Instances,
+    /// As many worker processes as may be, and each of them is busy.
+    #[error("every worker process is in use")]
+    Workers,
+    /// The tenant's workers died one after the other; the next is not started yet.
+    #[error("the worker process is started again later")]
+    Restarting,
 }
 
 impl SandboxError {

@@ -26,7 +26,7 @@ use super::compile::printable;
 #[cfg(feature = "portable")]
 pub(super) use self::{
     base::{Guests, Pre, World},
-    invoke::{Run, invoke},
+    invoke::{Means, Run, invoke},
     message::{Request, request},
 };
 

@@ -6,12 +6,14 @@ use std::{
 };
 
 use serde::Serialize;
+use wasmtime::WasmFeatures;
 
 use super::{
     PoolLimits,
     engine::{PROPOSALS, VERSION},
     portable,
-    process::{COMMAND, CompilerCommand, MAX_PROCESSES, ProcessError, confine::Probe},
+    process::{self, CompilerCommand, MAX_PROCESSES, ProcessError, confine::Probe},
+    worker,
     world::HANDLER,
 };
 
@@ -23,8 +25,10 @@ pub struct Posture {
     pub engine: &'static str,
     /// What of it was left out of the build.
     pub compiled_out: &'static [&'static str],
-    /// Proposals of WebAssembly that a component may use; all others are off.
+    /// Proposals of WebAssembly that a component may use.
     pub proposals: Vec<String>,
+    /// All others that this engine knows: off, at build time or by its settings.
+    pub proposals_off: Vec<String>,
     /// Exports that make a component one that can be served.
     pub worlds: Vec<&'static str>,
     /// Compile processes at once.
@@ -36,19 +40,30 @@ pub fn posture() -> Posture {
     Posture {
         engine: VERSION,
         compiled_out: COMPILED_OUT,
-        proposals: PROPOSALS
-            .iter_names()
-            .map(|(name, _)| name.to_ascii_lowercase().replace('_', "-"))
-            .collect(),
+        proposals: names(PROPOSALS),
+        proposals_off: names(WasmFeatures::all().difference(PROPOSALS)),
         worlds: iter::once(HANDLER).chain(portable::BUILT.then_some(portable::TOLD)).collect(),
         compile_processes: MAX_PROCESSES,
     }
 }
 
+fn names(features: WasmFeatures) -> Vec<String> {
+    features.iter_names().map(|(name, _)| name.to_ascii_lowercase().replace('_', "-")).collect()
+}
+
 /// Starts a compile process that tries what it can reach.
-pub fn probe(command: &CompilerCommand) -> Result<Probe, ProcessError> {
-    let output = Command::new(command.program())
-        .args([COMMAND, "--probe", "\"all\""])
+pub fn probe(program: &CompilerCommand) -> Result<Probe, ProcessError> {
+    probed(program, process::COMMAND)
+}
+
+/// Starts a worker process that does.
+pub fn probe_worker_process(program: &CompilerCommand) -> Result<Probe, ProcessError> {
+    probed(program, worker::COMMAND)
+}
+
+fn probed(program: &CompilerCommand, command: &str) -> Result<Probe, ProcessError> {
+    let output = Command::new(program.program())
+        .args([command, "--probe", "\"all\""])
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())

@@ -53,7 +53,7 @@ impl Default for CompileLimits {
     }
 }
 
-/// Which program has the command `compile-component`.
+/// Which program has the commands `compile-component` and `worker`.
 #[derive(Debug, Clone)]
 pub struct CompilerCommand(Program);
 
@@ -77,6 +77,19 @@ impl CompilerCommand {
             Program::At(program) => program,
             #[cfg(test)]
             Program::InProcess => Path::new("/proc/self/exe"),
+        }
+    }
+
+    /// The same program as a worker.
+    pub(super) fn as_worker(&self, job: &super::worker::Job) -> super::worker::Program {
+        use super::worker::Program as Worker;
+        match &self.0 {
+            // A job is plain data, and its JSON has no map whose keys are not text.
+            Program::At(program) => {
+                Worker::At(program.clone(), serde_json::to_string(job).unwrap_or_default())
+            }
+            #[cfg(test)]
+            Program::InProcess => Worker::Thread(super::worker::inside::serve_here),
         }
     }
 
@@ -242,7 +255,7 @@ static DEFAULT: OnceLock<PathBuf> = OnceLock::new();
 pub(super) const COMMAND: &str = "compile-component";
 
 /// The allocator would reserve 1 GiB at once, which is all that the process gets.
-const ALLOCATOR_OPTION: (&str, &str) = ("MIMALLOC_ARENA_RESERVE", "16MiB");
+pub(super) const ALLOCATOR_OPTION: (&str, &str) = ("MIMALLOC_ARENA_RESERVE", "16MiB");
 
 /// What Rust's runtime says before it aborts.
 const OUT_OF_MEMORY: &str = "memory allocation of ";

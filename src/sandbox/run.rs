@@ -3,7 +3,7 @@
 //! Without imports a function is pure: nothing outside its instance knows that it ran. So the call is made where the request
 //! is, on the I/O thread, with a short slice and no fiber; a guest that outlives its slice is dropped and run again from
 //! the start on a CPU thread with its whole budget. The function is remembered as a heavy one, and its next calls go
-//! to the CPU threads at once, until a few of them were quick.
+//! to the CPU threads at once, until a few of them were quick. A portable guest has a fiber, so it goes on from where it is.
 
 use std::{
     any::Any,
@@ -13,6 +13,11 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
+};
+#[cfg(feature = "portable")]
+use std::{
+    future::Future,
+    task::{Context, Poll, Waker},
 };
 
 use tokio::sync::oneshot;
@@ -25,6 +30,7 @@ use super::{
     instances::Share,
     limits::{Meter, TooLargeInline},
     watch::{SLICE, Stop, Waiting, Watch},
+    worker::Remote,
     world::{self, EventBuffer, EventInput, FunctionPre, Refused},
 };
 #[cfg(feature = "portable")]
@@ -39,6 +45,8 @@ pub struct Runner(Arc<Inner>);
 struct Inner {
     sandbox: Arc<Sandbox>,
     component: Arc<Component>,
+    /// Where it runs instead, if its tenant is isolated.
+    remote: Option<Remote>,
     limits: Limits,
     function: FunctionId,
     tenant: Arc<str>,
@@ -55,11 +63,13 @@ impl Runner {
         function: FunctionId,
         component: Arc<Component>,
         limits: Limits,
+        remote: Option<Remote>,
     ) -> Self {
         Self(Arc::new(Inner {
             share: sandbox.instances.share_of(&function.tenant),
             sandbox,
             component,
+            remote,
             limits,
             tenant: function.tenant.as_str().into(),
             function,
@@ -94,8 +104,18 @@ impl Runner {
         place: &Place,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
-        let started = Instant::now();
-        let result = self.invoke(event, place, started, usage).await;
+        self.run_since(event, &place.authority(), Instant::now(), usage).await
+    }
+
+    /// The same for an event that has been on its way since `started`, for a place that goes by `authority`.
+    pub(super) async fn run_since(
+        &self,
+        event: EventInput<'_>,
+        authority: &str,
+        started: Instant,
+        usage: &mut Usage,
+    ) -> Result<Reply, SandboxError> {
+        let result = self.invoke(event, authority, started, usage).await;
         usage.wall = started.elapsed();
         result
     }
@@ -103,11 +123,7 @@ impl Runner {
     async fn invoke(
         &self,
         event: EventInput<'_>,
-        #[cfg_attr(
-            not(feature = "portable"),
-            expect(unused_variables, reason = "the narrow world names no place")
-        )]
-        place: &Place,
+        authority: &str,
         started: Instant,
         usage: &mut Usage,
     ) -> Result<Reply, SandboxError> {
@@ -118,6 +134,9 @@ impl Runner {
             return Err(SandboxError::Overloaded(Overload::Function(hit)));
         }
         let permit = Permit(Arc::clone(inner));
+        if let Some(remote) = &inner.remote {
+            return remote.call(event, authority, started, &inner.limits, usage).await;
+        }
         let deadline = started + inner.limits.wall.value.0;
         if inner.component.ready().is_none() {
             usage.cold = true;
@@ -133,8 +152,7 @@ impl Runner {
         }
         #[cfg(feature = "portable")]
         if let Some(Loaded::Portable(_)) = inner.component.ready() {
-            let request = portable::request(&event, place)?;
-            return self.on_guest_thread(permit, event.request_id, request, deadline, usage).await;
+            return self.call_portable(permit, &event, authority, deadline, usage).await;
         }
         if inner.heavy.load(Ordering::Relaxed) == 0 {
             let begun = Instant::now();
@@ -198,32 +216,73 @@ impl Runner {
         }
     }
 
-    /// A portable guest may wait, so it is spawned where it can.
+    /// As for narrow guests, but that only one who wants much memory is run again from the start.
     #[cfg(feature = "portable")]
-    async fn on_guest_thread(
+    async fn call_portable(
+        &self,
+        permit: Permit,
+        event: &EventInput<'_>,
+        authority: &str,
+        deadline: Instant,
+        usage: &mut Usage,
+    ) -> Result<Reply, SandboxError> {
+        let inner = &self.0;
+        let request = || portable::request(event, authority);
+        let name = event.request_id;
+        let heavy = inner.heavy.load(Ordering::Relaxed) != 0;
+        let begin = if heavy { Begin::Apart } else { Begin::Here };
+        let (attempt, permit) = self.run_portable(permit, name, request()?, begin, deadline, usage).await?;
+        match attempt.result {
+            Ok(reply) => return Ok(reply),
+            Err(Stopped::For(error)) => return Err(error),
+            Err(Stopped::Outlived) => {
+                inner.heavy.store(HEAVY, Ordering::Relaxed);
+                usage.retried = true;
+            }
+        }
+        let (attempt, _permit) =
+            self.run_portable(permit, name, request()?, Begin::Apart, deadline, usage).await?;
+        attempt.result.map_err(|stopped| match stopped {
+            Stopped::For(error) => error,
+            Stopped::Outlived => SandboxError::internal("a guest on a thread for guests has no slice"),
+        })
+    }
+
+    /// A portable guest may wait, so it is a future. Begun here, it is polled once, on this thread, and most are ready then; the
+    /// others, who wait or compute, go on from where they are on a thread for guests.
+    #[cfg(feature = "portable")]
+    async fn run_portable(
         &self,
         permit: Permit,
         name: &str,
         request: portable::Request,
+        begin: Begin,
         deadline: Instant,
         usage: &mut Usage,
-    ) -> Result<Reply, SandboxError> {
+    ) -> Result<(Attempt, Permit), SandboxError> {
         let name = name.to_owned();
         let mut bill = Bill::open(usage);
         let (inner, progress) = (Arc::clone(&self.0), bill.waiting.progress());
-        let guest = async move {
-            let _permit = permit;
-            inner.attempt_portable(&name, request, deadline, progress).await
-        };
+        let here = begin == Begin::Here;
+        let mut guest = Box::pin(async move {
+            (inner.attempt_portable(&name, request, here, deadline, progress).await, permit)
+        });
+        if here {
+            // Whoever is not ready is polled again where it goes, so nobody need wake this thread for it.
+            let mut cx = Context::from_waker(Waker::noop());
+            let polled = catch_unwind(AssertUnwindSafe(|| guest.as_mut().poll(&mut cx)));
+            if let Poll::Ready(ended) = polled.map_err(|panic| panicked(&*panic))? {
+                bill.settle(&ended.0);
+                return Ok(ended);
+            }
+        }
         let running = self.0.sandbox.guests.spawn(guest);
         let running = running.map_err(|e| SandboxError::internal(format!("no threads for guests: {e}")))?;
         match tokio::time::timeout_at(deadline.into(), running).await {
-            Ok(Ok(attempt)) => {
+            Ok(Ok((attempt, permit))) => {
                 bill.settle(&attempt);
-                attempt.result.map_err(|stopped| match stopped {
-                    Stopped::For(error) => error,
-                    Stopped::Outlived => SandboxError::internal("a portable guest has no slice"),
-                })
+                self.0.note(&attempt);
+                Ok((attempt, permit))
             }
             Ok(Err(ended)) => Err(ended.try_into_panic().map_or_else(
                 |_| SandboxError::internal("the threads for guests are gone"),
@@ -258,6 +317,7 @@ impl Inner {
         &self,
         name: &str,
         request: portable::Request,
+        inline: bool,
         deadline: Instant,
         progress: Arc<Progress>,
     ) -> Attempt {
@@ -269,9 +329,10 @@ impl Inner {
             Err(overload) => return Attempt::failed(SandboxError::Overloaded(overload)),
         };
         let part = self.sandbox.memory.part(&self.share);
-        let run = portable::invoke(pre, name, request, &self.limits, part, deadline, progress).await;
+        let means = portable::Means { inline, part, deadline, progress };
+        let run = portable::invoke(pre, name, request, &self.limits, means).await;
         let portable::Run { result, hits, peak, cpu, dropped } = run;
-        Attempt { result: result.map_err(Stopped::For), hits, peak, cpu, dropped }
+        Attempt { result, hits, peak, cpu, dropped }
     }
 
     fn call(&self, pre: &FunctionPre<State>, event: EventInput<'_>, watch: Watch) -> Attempt {
@@ -459,6 +520,16 @@ impl Gate {
     fn leave(&self) {
         self.inside.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Where a portable guest begins.
+#[cfg(feature = "portable")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    /// On the thread that its request is on.
+    Here,
+    /// On a thread for guests.
+    Apart,
 }
 
 /// A place among the invocations of a function; held by whichever thread still runs it.

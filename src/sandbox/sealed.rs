@@ -7,7 +7,10 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
-    os::{fd::AsRawFd, unix::fs::FileExt},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::FileExt,
+    },
     path::PathBuf,
 };
 
@@ -30,6 +33,16 @@ impl Sealed {
         }
         fcntl_add_seals(&file, SEALS)?;
         Ok(Self { file })
+    }
+
+    /// A file that somebody else sealed: whether it is, [`Self::is_sealed`] says.
+    pub(super) fn received(descriptor: OwnedFd) -> Self {
+        Self { file: File::from(descriptor) }
+    }
+
+    /// The file, to be sent to another process.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Passes all bytes on in pieces, as they are in the sealed file.

@@ -42,7 +42,7 @@ pub(super) fn by_function<T>(value: T) -> Limit<T> {
 }
 
 /// Text of a hostile guest: `tests/fixtures/guests/<name>.wat` in its shell.
-fn guest(name: &str) -> String {
+pub(super) fn guest(name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/guests");
     let shell = fs::read_to_string(folder.join("shell.wat")).unwrap();
     shell.replace("@guest@", &fs::read_to_string(folder.join(format!("{name}.wat"))).unwrap())

@@ -41,8 +41,7 @@ impl Watch {
     /// For a try on an I/O thread.
     pub(super) fn slice(limits: &Limits, deadline: Instant) -> Self {
         let cpu = limits.cpu.value.0;
-        let clock = if cpu < ESTIMATED { CpuClock::exact() } else { CpuClock::estimated() };
-        Self { clock, cpu, deadline, inline: true, progress: None }
+        Self { clock: CpuClock::inline(cpu), cpu, deadline, inline: true, progress: None }
     }
 
     /// For a try with the whole budget.
@@ -98,21 +97,26 @@ struct Reading {
 }
 
 impl CpuClock {
+    /// For a try on an I/O thread, of a guest that may use so much.
+    pub(super) fn inline(cpu: Duration) -> Self {
+        if cpu < ESTIMATED { Self::exact() } else { Self::estimated() }
+    }
+
     fn estimated() -> Self {
         Self { began: Instant::now(), read: None }
     }
 
-    fn exact() -> Self {
+    pub(super) fn exact() -> Self {
         let read = Some(Reading { before: Duration::ZERO, cpu: thread_cpu() });
         Self { began: Instant::now(), read }
     }
 
-    fn is_estimated(&self) -> bool {
+    pub(super) fn is_estimated(&self) -> bool {
         self.read.is_none()
     }
 
     /// What was used so far; from now on the clock is exact.
-    fn tick(&mut self) -> Duration {
+    pub(super) fn tick(&mut self) -> Duration {
         let used = self.used();
         if self.read.is_none() {
             self.read = Some(Reading { before: used, cpu: thread_cpu() });
@@ -176,7 +180,7 @@ impl Drop for Waiting {
 }
 
 /// CPU time of the thread that asks.
-pub(super) fn thread_cpu() -> Duration {
+fn thread_cpu() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     // The kernel's CPU clocks begin at zero, so neither part is negative.
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))

@@ -3,6 +3,7 @@
 //! A guest's answer is input from outside like any other: status, media type and headers are checked here before
 //! anything else sees them, and only their form; what a function may *mean* by them is the manifest's business.
 
+use serde::{Deserialize, Serialize};
 use wasmtime::{
     Engine,
     component::{
@@ -120,7 +121,8 @@ pub(super) struct Reply {
 }
 
 /// How a function broke its contract. Nothing that the guest said is in it but numbers.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Breach {
     /// The canonical ABI: pointers out of bounds, text that is not UTF-8, and the like.
     #[error("an invalid value was passed: {0}")]

@@ -13,26 +13,15 @@ use std::{
     },
 };
 
-use super::connection::MAX_STREAMS;
+use super::{Bounds, connection::MAX_STREAMS};
 use crate::site::network::first_bits;
 
 /// Connections and requests of every client.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Clients {
-    bounds: PerClient,
-    /// Requests of all clients that may be under way.
-    requests: u32,
-    /// Those that are.
+    /// Requests of all clients that are under way.
     under_way: AtomicU32,
     counts: Mutex<HashMap<Client, Counts>>,
-}
-
-/// What one client may have at once.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PerClient {
-    pub(super) connections: u32,
-    /// Those among them whose handshake is not done: they cost the most and have shown the least.
-    pub(super) handshakes: u32,
 }
 
 type Client = (bool, u128);
@@ -40,6 +29,7 @@ type Client = (bool, u128);
 #[derive(Debug, Default)]
 struct Counts {
     connections: u32,
+    /// Those among them whose handshake is not done: they cost the most and have shown the least.
     handshakes: u32,
     requests: Arc<AtomicU32>,
 }
@@ -56,29 +46,34 @@ pub(super) enum Full {
 }
 
 impl Clients {
-    /// For so many connections in all.
-    pub(super) fn new(connections: u32, bounds: PerClient) -> Arc<Self> {
-        let requests = share(connections);
-        Arc::new(Self { bounds, requests, under_way: AtomicU32::new(0), counts: Mutex::default() })
+    pub(super) fn new() -> Arc<Self> {
+        Arc::default()
     }
 
-    /// A place for a connection that begins with its handshake.
-    pub(super) fn connect(self: &Arc<Self>, address: IpAddr) -> Result<Place, Full> {
+    /// A place for a connection that begins with its handshake, and is judged by these bounds to its end.
+    pub(super) fn connect(self: &Arc<Self>, address: IpAddr, bounds: &Bounds) -> Result<Place, Full> {
         let client = client(address);
         let mut counts = self.lock();
         let (connections, handshakes) =
             counts.get(&client).map_or((0, 0), |of| (of.connections, of.handshakes));
-        if connections >= self.bounds.connections {
+        if connections >= bounds.connections_per_client {
             return Err(Full::Connections);
         }
-        if handshakes >= self.bounds.handshakes {
+        if handshakes >= bounds.handshakes_per_client {
             return Err(Full::Handshakes);
         }
         let of = counts.entry(client).or_default();
         of.connections += 1;
         of.handshakes += 1;
         let requests = Arc::clone(&of.requests);
-        Ok(Place { clients: Arc::clone(self), client, shaking: true, requests })
+        Ok(Place {
+            clients: Arc::clone(self),
+            client,
+            shaking: true,
+            requests,
+            most_of_client: share(bounds.connections_per_client),
+            most_of_all: share(u32::try_from(bounds.connections).unwrap_or(u32::MAX)),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Client, Counts>> {
@@ -94,6 +89,10 @@ pub(super) struct Place {
     client: Client,
     shaking: bool,
     requests: Arc<AtomicU32>,
+    /// Requests that this client may have under way.
+    most_of_client: u32,
+    /// Those that all may have together.
+    most_of_all: u32,
 }
 
 impl Place {
@@ -113,9 +112,8 @@ impl Place {
         let room = Room { clients: Arc::clone(&self.clients), requests: Arc::clone(&self.requests) };
         let of_client = room.requests.fetch_add(1, Ordering::Relaxed);
         let of_all = room.clients.under_way.fetch_add(1, Ordering::Relaxed);
-        let most = share(self.clients.bounds.connections);
         // One that is too many is dropped, and counts no more.
-        (of_client < most && of_all < self.clients.requests).then_some(room)
+        (of_client < self.most_of_client && of_all < self.most_of_all).then_some(room)
     }
 }
 
@@ -169,42 +167,58 @@ mod tests {
         text.parse().unwrap()
     }
 
+    /// So many connections in all, and so many connections and handshakes of one client.
+    fn of(all: u32, connections: u32, handshakes: u32) -> Bounds {
+        Bounds::of(&crate::site::config::Server {
+            max_connections: all,
+            max_connections_per_client: connections,
+            max_handshakes_per_client: handshakes,
+            ..Default::default()
+        })
+    }
+
     #[test]
     fn c15_a_client_has_so_many_places_and_leaves_no_trace() {
-        let clients = Clients::new(9, PerClient { connections: 2, handshakes: 2 });
-        let first = clients.connect(at("192.0.2.1")).unwrap();
-        let second = clients.connect(at("::ffff:192.0.2.1")).unwrap();
-        assert_eq!(clients.connect(at("192.0.2.1")).unwrap_err(), Full::Connections);
-        let other = clients.connect(at("192.0.2.2")).unwrap();
+        let (clients, bounds) = (Clients::new(), of(9, 2, 2));
+        let first = clients.connect(at("192.0.2.1"), &bounds).unwrap();
+        let second = clients.connect(at("::ffff:192.0.2.1"), &bounds).unwrap();
+        assert_eq!(clients.connect(at("192.0.2.1"), &bounds).unwrap_err(), Full::Connections);
+        let other = clients.connect(at("192.0.2.2"), &bounds).unwrap();
+        // A bound that was lowered meanwhile ends nobody's connection, and one that was raised lets others in.
+        let (fewer, more) = (of(9, 1, 1), of(9, 3, 3));
+        assert_eq!(clients.connect(at("192.0.2.2"), &fewer).unwrap_err(), Full::Connections);
+        drop(clients.connect(at("192.0.2.1"), &more).unwrap());
         drop(first);
-        let again = clients.connect(at("192.0.2.1")).unwrap();
+        let again = clients.connect(at("192.0.2.1"), &bounds).unwrap();
         drop((second, other, again));
         assert!(clients.lock().is_empty());
     }
 
     #[test]
     fn b04_a_client_has_so_many_handshakes_under_way() {
-        let clients = Clients::new(9, PerClient { connections: 9, handshakes: 1 });
-        let mut first = clients.connect(at("2001:db8::1")).unwrap();
+        let (clients, bounds) = (Clients::new(), of(9, 9, 1));
+        let mut first = clients.connect(at("2001:db8::1"), &bounds).unwrap();
         assert_eq!(
-            clients.connect(at("2001:db8::2:1")).unwrap_err(),
+            clients.connect(at("2001:db8::2:1"), &bounds).unwrap_err(),
             Full::Handshakes,
             "one /64 is one client"
         );
-        assert!(clients.connect(at("2001:db8:0:1::1")).is_ok());
+        assert!(clients.connect(at("2001:db8:0:1::1"), &bounds).is_ok());
         first.shaken();
         first.shaken();
-        drop(clients.connect(at("2001:db8::1")).unwrap());
+        drop(clients.connect(at("2001:db8::1"), &bounds).unwrap());
         drop(first);
         assert!(clients.lock().is_empty());
     }
 
     #[test]
     fn c15_a_client_has_so_many_requests_under_way_and_all_together_have_so_many() {
-        let clients = Clients::new(100, PerClient { connections: 75, handshakes: 75 });
-        let (one, other) =
-            (clients.connect(at("192.0.2.1")).unwrap(), clients.connect(at("192.0.2.2")).unwrap());
-        let again = clients.connect(at("192.0.2.1")).unwrap();
+        let (clients, bounds) = (Clients::new(), of(100, 75, 75));
+        let (one, other) = (
+            clients.connect(at("192.0.2.1"), &bounds).unwrap(),
+            clients.connect(at("192.0.2.2"), &bounds).unwrap(),
+        );
+        let again = clients.connect(at("192.0.2.1"), &bounds).unwrap();
         let mut rooms: Vec<Room> = std::iter::from_fn(|| one.request()).collect();
         assert_eq!(rooms.len(), 300);
         assert!(again.request().is_none(), "another connection is the same client");

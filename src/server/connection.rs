@@ -11,21 +11,18 @@ use std::{
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ProtocolVersion;
-use tokio::{
-    net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use tracing::{debug, info};
 
 use super::{
-    Bounds, Shutdown,
+    Rules, Shutdown,
     clients::{Clients, Full, Place},
     cut::Cut,
     exchange::{Exchanges, Late, ReplyBody},
     frames::Frames,
     greet::{Greeted, greet},
     pace::Paced,
+    places::{Inside, Places},
     proxy::{self, ProxyError},
     raw::Raw,
 };
@@ -35,48 +32,47 @@ use crate::{
     http::{self, Peer},
     pipeline::Gateway,
     record::Metrics,
-    site::network::Network,
 };
 
 /// What every connection shares.
-pub(super) struct Connection {
-    pub(super) tls: Arc<rustls::ServerConfig>,
+pub(super) struct Shared {
     pub(super) gateway: Arc<Gateway>,
-    pub(super) bounds: Bounds,
     pub(super) shutdown: Shutdown,
-    pub(super) proxies: Vec<Network>,
     pub(super) clients: Arc<Clients>,
-    pub(super) handshakes: Semaphore,
+    pub(super) handshakes: Arc<Places>,
+}
+
+/// One connection, by the rules that were in force when it was accepted.
+pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
+    pub(super) rules: Arc<Rules>,
 }
 
 impl Connection {
-    /// Serves one connection to its end; `permit` is its place among all.
-    pub(super) async fn serve(
-        self: Arc<Self>,
-        stream: TcpStream,
-        address: SocketAddr,
-        permit: OwnedSemaphorePermit,
-    ) {
+    /// Serves it to its end; `place` is its place among all.
+    pub(super) async fn serve(self, stream: TcpStream, address: SocketAddr, place: Inside) {
         // Replies are written whole: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
-        let _open = Open::new(self.gateway.metrics());
-        match timeout(self.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
-            Ok(Ok((greeted, client, place))) => {
-                if let Err(error) = self.speak(greeted, client, &place).await {
+        let _open = Open::new(self.shared.gateway.metrics());
+        match timeout(self.rules.bounds.handshake, self.admit(stream, address.ip().to_canonical())).await {
+            Ok(Ok((greeted, client, of_client))) => {
+                // In a box of its own, once it is needed: a task is moved as it is made, with room for all that it may become,
+                // and many a one ends at its handshake.
+                if let Err(error) = Box::pin(self.speak(greeted, client, &of_client)).await {
                     debug!(%error, %client, "connection ended early");
                 }
-                drop(place);
+                drop(of_client);
             }
             Ok(Err(error)) => {
-                self.gateway.metrics().turned_away(error.kind());
+                self.shared.gateway.metrics().turned_away(error.kind());
                 debug!(error = &error as &dyn std::error::Error, peer = %address.ip(), "connection refused");
             }
             Err(_) => {
-                self.gateway.metrics().turned_away("handshake_slow");
+                self.shared.gateway.metrics().turned_away("handshake_slow");
                 debug!(peer = %address.ip(), "TLS handshake took too long");
             }
         }
-        drop(permit);
+        drop(place);
     }
 
     /// Who the client is, a place for it, and its handshake, in this order: each costs more than the one before.
@@ -85,13 +81,13 @@ impl Connection {
         mut stream: TcpStream,
         peer: IpAddr,
     ) -> Result<(Greeted, IpAddr, Place), NotAdmitted> {
-        let client = if self.proxies.iter().any(|network| network.contains(peer)) {
+        let client = if self.rules.proxies.iter().any(|network| network.contains(peer)) {
             proxy::client(&mut stream).await?.unwrap_or(peer)
         } else {
             peer
         };
-        let mut place = self.clients.connect(client)?;
-        let greeting = greet(stream, &self.gateway, &self.tls, &self.handshakes);
+        let mut place = self.shared.clients.connect(client, &self.rules.bounds)?;
+        let greeting = greet(stream, &self.shared.gateway, &self.rules.tls, &self.shared.handshakes);
         let greeted = greeting.await.map_err(NotAdmitted::Tls)?;
         place.shaken();
         Ok((greeted, client, place))
@@ -102,13 +98,37 @@ impl Connection {
         let ended = self.drive(greeted, client, place, &exchanges).await;
         match exchanges.was_cut() {
             None => {}
-            Some(Cut::Slow) => self.gateway.metrics().unparsed(Cut::Slow.kind()),
+            Some(Cut::Slow) => self.shared.gateway.metrics().unparsed(Cut::Slow.kind()),
             Some(cut) => {
-                self.gateway.metrics().turned_away(cut.kind());
+                self.shared.gateway.metrics().turned_away(cut.kind());
                 info!(client.address = %client, "a connection was cut: {cut}");
             }
         }
         ended
+    }
+
+    /// What the handshake and a listed proxy have said of the client.
+    fn peer(&self, greeted: &Greeted, client: IpAddr) -> Peer {
+        let (_, session) = greeted.stream.get_ref();
+        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        Peer {
+            client,
+            tls: match session.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "1.3",
+                _ => "1.2",
+            },
+            // What a listed proxy passes on is its client's; only what it sends in its own name is believed.
+            listed: self.rules.proxies.iter().any(|network| network.contains(client)),
+            // One that does not say until when it is good is none.
+            certificate: leaf.and_then(|der| {
+                Some(ClientCertificate {
+                    thumbprint: CertificateThumbprint::of(der),
+                    expires: crate::tls::expiry(der)?,
+                })
+            }),
+            server_name: greeted.server_name.clone(),
+            host: greeted.host.clone(),
+        }
     }
 
     async fn drive(
@@ -118,27 +138,11 @@ impl Connection {
         place: &Place,
         exchanges: &Arc<Exchanges>,
     ) -> hyper::Result<()> {
-        let Greeted { stream, server_name, host } = greeted;
-        let (_, session) = stream.get_ref();
-        let tls = match session.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "1.3",
-            _ => "1.2",
-        };
-        let http2 = session.alpn_protocol() == Some(b"h2");
-        let leaf = session.peer_certificates().and_then(<[_]>::first);
-        // One that does not say until when it is good is none.
-        let certificate = leaf.and_then(|der| {
-            Some(ClientCertificate {
-                thumbprint: CertificateThumbprint::of(der),
-                expires: crate::tls::expiry(der)?,
-            })
-        });
-        // What a listed proxy passes on is its client's; only what it sends in its own name is believed.
-        let listed = self.proxies.iter().any(|network| network.contains(client));
-        let peer = Peer { client, tls, listed, certificate, server_name, host };
-        let stream = Paced::new(stream, Arc::clone(exchanges), self.bounds.min_rate);
+        let peer = self.peer(&greeted, client);
+        let http2 = greeted.stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let stream = Paced::new(greeted.stream, Arc::clone(exchanges), self.rules.bounds.min_rate);
         let service = service_fn(|request: hyper::Request<Incoming>| {
-            let (gateway, peer) = (Arc::clone(&self.gateway), peer.clone());
+            let (gateway, peer) = (Arc::clone(&self.shared.gateway), peer.clone());
             let verdict = if http2 { Ok(()) } else { exchanges.verdict() };
             let exchange = exchanges.begin(place.request());
             async move {
@@ -161,28 +165,28 @@ impl Connection {
                 tokio::select! {
                     biased;
                     ended = &mut connection => return ended,
-                    late = exchanges.late(&self.bounds) => {
+                    late = exchanges.late(&self.rules.bounds) => {
                         if let Late::Cut(cut) = late {
                             exchanges.cut(cut);
                             return Ok(());
                         }
                     }
-                    () = self.shutdown.begun() => {}
+                    () = self.shared.shutdown.begun() => {}
                 }
                 // What is under way may finish; nothing new begins.
                 connection.as_mut().graceful_shutdown();
                 // A client of HTTP/2 is asked to go, and need not answer: with nothing under way nobody waits for it.
-                match timeout(self.bounds.header, &mut connection).await {
+                match timeout(self.rules.bounds.header, &mut connection).await {
                     Ok(ended) => return ended,
                     Err(_) if exchanges.is_quiet() => return Ok(()),
                     Err(_) => {}
                 }
-                timeout(self.bounds.request, connection).await.unwrap_or(Ok(()))
+                timeout(self.rules.bounds.request, connection).await.unwrap_or(Ok(()))
             }};
         }
         if http2 {
-            let metrics = Arc::clone(self.gateway.metrics());
-            let frames = Frames::new(stream, Arc::clone(exchanges), metrics, self.bounds.header);
+            let metrics = Arc::clone(self.shared.gateway.metrics());
+            let frames = Frames::new(stream, Arc::clone(exchanges), metrics, self.rules.bounds.header);
             drive!(
                 hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
@@ -199,7 +203,7 @@ impl Connection {
                     .serve_connection(TokioIo::new(frames), service)
             )
         } else {
-            let raw = Raw::new(stream, Arc::clone(exchanges), self.bounds.header);
+            let raw = Raw::new(stream, Arc::clone(exchanges), self.rules.bounds.header);
             drive!(
                 hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -269,3 +273,17 @@ const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 const MAX_FRAME_BYTES: u32 = 16 << 10;
 /// Between pings on a silent HTTP/2 connection, and for their answers.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_shakes_hands_has_no_room_for_requests() {
+        fn size_of_task<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size_of_task(Connection::serve);
+        assert!(size <= 3 << 10, "{size} bytes");
+    }
+}

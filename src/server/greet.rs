@@ -3,9 +3,10 @@
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use rustls::{ServerConfig, server::Acceptor};
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
+use super::places::Places;
 use crate::{pipeline::Gateway, tls::Host};
 
 /// A connection whose handshake is done.
@@ -25,10 +26,10 @@ pub(super) async fn greet(
     stream: TcpStream,
     gateway: &Gateway,
     default: &Arc<ServerConfig>,
-    turns: &Semaphore,
+    turns: &Arc<Places>,
 ) -> io::Result<Greeted> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-    let turn = turns.acquire().await;
+    let turn = turns.enter().await;
     let hello = start.client_hello();
     let server_name: Option<Arc<str>> = hello.server_name().map(|name| name.to_ascii_lowercase().into());
     let host = server_name.as_deref().and_then(|name| {

@@ -1,17 +1,22 @@
-//! Puts in force what changes in the site, and tells what cannot be.
+//! A site that changes while it is served: what can be is put in force part by part, and what cannot be is told.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
+use super::{
+    Door, Options, Rules,
+    start::{components, development, own_pair},
+};
 use crate::{
     pipeline::{Builder, FaultyPlatform, Gateway},
     site::{
         Site,
+        config::ServerConfig,
         diagnostic::{Diagnostic, with_causes},
         watch::{Changes, Watch},
     },
-    tls::Certificates,
+    tls::{self, Certificates},
 };
 
 /// Puts in force what the site's authors write, part by part.
@@ -21,10 +26,16 @@ pub(super) struct Reloader {
     pub(super) site: Site,
     pub(super) watch: Watch,
     pub(super) certificates: Arc<Certificates>,
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
     /// Why the files' pair is not in force.
     pub(super) certificate_fault: Option<Diagnostic>,
+    pub(super) door: Arc<Door>,
+    /// What connections are judged by.
+    pub(super) admitted: ServerConfig,
+    /// What this process was started with.
+    pub(super) started: ServerConfig,
+    /// What was told to need a restart.
+    pub(super) held: Vec<&'static str>,
+    pub(super) options: Options,
 }
 
 impl Reloader {
@@ -56,14 +67,11 @@ impl Reloader {
 
     fn apply(&mut self, changes: &Changes) {
         self.site = self.site.refresh(changes);
+        if let Err(error) = development(&self.options, &self.site) {
+            error!("something for local work is missing: {}", with_causes(&error));
+        }
         if changes.everything || changes.platform {
-            let reloaded = self.certificates.reload(&self.certificate, &self.key);
-            self.certificate_fault = reloaded.err().map(|error| {
-                let fault =
-                    Diagnostic::fault(format!("the certificate in use stays: {}", with_causes(&error)));
-                error!("{}", fault.one_line());
-                fault
-            });
+            self.renew();
         }
         match self.builder.build(&self.site, Some(&self.gateway.revision())) {
             Ok((revision, diagnostics)) => {
@@ -77,6 +85,7 @@ impl Reloader {
                 for tenant in revision.serving() {
                     tenant.authenticator.start(&tokio::runtime::Handle::current());
                 }
+                self.admit();
                 info!(revision = %revision.id(), "a revision is in force");
                 self.gateway.swap(revision);
                 // Tenants go on; that the operator has something to mend is told until it is mended.
@@ -92,6 +101,48 @@ impl Reloader {
                 self.gateway.keep(faults);
             }
         }
+    }
+
+    /// Takes the gateway's own pair up again, from where a sound `sandgate.toml` says that it is.
+    fn renew(&mut self) {
+        if self.site.platform.is_faulty() {
+            return;
+        }
+        let own = own_pair(&self.options, &self.site.platform.config);
+        self.certificate_fault = self.certificates.reload(&own).err().map(|error| {
+            let fault = Diagnostic::fault(format!("the certificate in use stays: {}", with_causes(&error)));
+            error!("{}", fault.one_line());
+            fault
+        });
+    }
+
+    /// Puts `[server]` in force for connections to come, and tells what of the settings cannot be while this process runs.
+    fn admit(&mut self) {
+        let config = &self.site.platform.config;
+        if *config == self.admitted {
+            return;
+        }
+        let rules = self.door.rules();
+        let offered = match config.tls.strict_sni == rules.strict_sni {
+            true => Ok(Arc::clone(&rules.tls)),
+            false => tls::server_config(Arc::clone(&self.certificates), config.tls.strict_sni),
+        };
+        match offered {
+            Ok(offered) => self.door.replace(Rules::new(config, components(&self.site), offered)),
+            Err(error) => error!("`[server]` in force stays: {}", with_causes(&error)),
+        }
+        let given = |name: &&str| match *name {
+            "server.listen" => self.options.listen.is_some(),
+            "server.ops-listen" => self.options.ops_listen.is_some(),
+            _ => false,
+        };
+        let held: Vec<&str> =
+            self.started.held_until_restart(config).into_iter().filter(|name| !given(name)).collect();
+        if held != self.held && !held.is_empty() {
+            warn!(settings = ?held, "needs a restart: `{}`", held.join("`, `"));
+        }
+        self.held = held;
+        self.admitted = config.clone();
     }
 }
 

@@ -1,4 +1,4 @@
-//! From a directory to a gateway that serves it, and back: start, reload, shutdown.
+//! From a directory to a gateway that serves it, and back: start and shutdown.
 
 use std::{
     fs, io,
@@ -12,7 +12,7 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tracing::{error, info};
 
-use super::{Bounds, Server, Shutdown, descriptors, reload::Reloader};
+use super::{Door, Rules, Server, Shutdown, reload::Reloader};
 use crate::{
     authn::{self, KeyFetch},
     event,
@@ -22,17 +22,19 @@ use crate::{
         self, AuditError, AuditLog, CheckpointKey, Metrics,
         trace::{ExportError, TraceSettings, Traces},
     },
-    sandbox::{self, AdmissionLimits, CompileLimits, PoolLimits, Sandbox, Settings},
+    sandbox::{self, AdmissionLimits, CompileLimits, PoolLimits, Sandbox, Settings, WorkerLimits},
     site::{
         PlatformSources, Site,
         blocked::Blocked,
         config::{Durability, ServerConfig},
-        dev::{DevError, DevMaterial},
+        dev::{self, DevError},
         diagnostic::Diagnostic,
+        host::HostName,
+        secret::{self, SecretError},
         units::Span,
         watch::{Trigger, Watch},
     },
-    tls::{self, Certificates, TlsError},
+    tls::{self, Certificates, OwnPair, TlsError},
 };
 
 /// What is to be served, and how.
@@ -129,9 +131,8 @@ pub struct Running {
     pub diagnostics: Vec<Diagnostic>,
     /// Asks for the whole site to be read again.
     pub reload: Trigger,
-    tls: Arc<rustls::ServerConfig>,
+    door: Arc<Door>,
     shutdown: Shutdown,
-    drain: Duration,
     server: JoinHandle<()>,
     helpers: Vec<JoinHandle<()>>,
 }
@@ -139,13 +140,13 @@ pub struct Running {
 impl Running {
     /// What the data plane offers by TLS.
     pub fn tls(&self) -> Arc<rustls::ServerConfig> {
-        Arc::clone(&self.tls)
+        Arc::clone(&self.door.rules().tls)
     }
 
     /// Not ready any more; requests in flight finish within the drain time, then the audit log is closed, and what is left
     /// of that time is for traces that were not sent yet.
     pub async fn stop(self) {
-        let until = Instant::now() + self.drain;
+        let until = Instant::now() + self.door.rules().bounds.drain;
         self.gateway.begin_closing();
         self.shutdown.begin();
         if let Err(error) = self.server.await {
@@ -154,6 +155,7 @@ impl Running {
         for helper in self.helpers {
             helper.abort();
         }
+        self.gateway.end_workers();
         if let Err(error) = self.gateway.audit().close(SystemTime::now()).await {
             error!(%error, "the audit log was not closed properly");
         }
@@ -179,7 +181,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     // Watching begins before the site is read, so that no change falls between.
     let watch = Watch::start(&options.site, &data, &config);
     let site = Site::read(&options.site);
-    let material = development(&options, &site)?;
+    development(&options, &site)?;
 
     let metrics = Arc::new(Metrics::new());
     let builder = Builder {
@@ -211,11 +213,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let blocks =
         Blocked::read(&options.site).map_err(|error| StartError::Faulty(vec![error.diagnostic()]))?;
     let blocks = Blocks::new(blocks);
-    let (certificate, key) = match &material {
-        Some(material) => (material.certificate.clone(), material.key.clone()),
-        None => (options.site.join(&config.tls.certificate), options.site.join(&config.tls.key)),
-    };
-    let certificates = Certificates::read(&certificate, &key, Arc::clone(&metrics))?;
+    let certificates = Certificates::read(&own_pair(&options, &config), Arc::clone(&metrics))?;
     let tls = tls::server_config(Arc::clone(&certificates), config.tls.strict_sni)?;
     let audit_options = audit_options(&options.site, &config)?;
     let audit_dir = data.join("audit");
@@ -229,21 +227,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let listener = bind(listen, "the data plane").await?;
     let ops = bind(ops_listen, "the ops listener").await?;
-    let components = site.tenants.values().map(|tenant| tenant.functions.len() as u64).sum();
-    let bounds = Bounds {
-        connections: descriptors::connections(config.server.max_connections, components),
-        connections_per_client: config.server.max_connections_per_client,
-        handshakes: usize::try_from(config.server.max_handshakes).unwrap_or(usize::MAX),
-        handshakes_per_client: config.server.max_handshakes_per_client,
-        min_rate: config.server.min_rate.0,
-        handshake: config.server.handshake_timeout.0,
-        header: config.server.header_timeout.0,
-        idle: config.server.idle_timeout.0,
-        request: config.server.request_timeout.0,
-        drain: config.server.drain.0,
-    };
-    let proxies = config.server.proxies.clone();
-    let server = Server::new(listener, Arc::clone(&tls), Arc::clone(&gateway), bounds, proxies);
+    let door = Door::new(Rules::new(&config, components(&site), tls));
+    let server = Server::new(listener, Arc::clone(&gateway), Arc::clone(&door));
     let failed = |source| StartError::Io { what: "a listener has no address".into(), source };
     let (address, ops_address) = (server.address().map_err(failed)?, ops.local_addr().map_err(failed)?);
     if options.mode == Mode::Development {
@@ -252,41 +237,63 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let shutdown = Shutdown::new();
     let router = health::router(Arc::clone(&gateway), options.mode, ops_address);
     let reload = watch.trigger();
+    let blocklist = super::blocklist::watch(Arc::clone(&gateway), options.site.clone());
     let reloader = Reloader {
         gateway: Arc::clone(&gateway),
         builder,
         site,
         watch,
         certificates,
-        certificate,
-        key,
         certificate_fault: None,
+        door: Arc::clone(&door),
+        admitted: config.clone(),
+        started: config,
+        held: Vec::new(),
+        options,
     };
     let helpers = vec![
         tokio::spawn(health::serve(ops, router)),
         tokio::spawn(keep_audit(Arc::clone(&gateway))),
-        tokio::spawn(super::blocklist::watch(Arc::clone(&gateway), options.site.clone())),
+        tokio::spawn(blocklist),
         tokio::spawn(reloader.run()),
     ];
-    let drain = bounds.drain;
     let server = tokio::spawn(server.serve(shutdown.clone()));
     info!(%address, ops.address = %ops_address, revision = %gateway.revision().id(), "serving");
-    Ok(Running { address, ops_address, gateway, diagnostics, reload, tls, shutdown, drain, server, helpers })
+    Ok(Running { address, ops_address, gateway, diagnostics, reload, door, shutdown, server, helpers })
 }
 
-/// What local work needs; nothing in earnest.
-fn development(options: &Options, site: &Site) -> Result<Option<DevMaterial>, StartError> {
+/// Makes what local work needs and is missing; nothing in earnest.
+pub(super) fn development(options: &Options, site: &Site) -> Result<(), StartError> {
     if options.mode == Mode::Production {
-        return Ok(None);
+        return Ok(());
     }
-    let material = DevMaterial::ensure(&options.site)?;
     let keys = options.site.join(authn::dev::DIRECTORY);
+    let mut hosts = Vec::new();
     for tenant in site.tenants.values() {
         if let Some(raw) = &tenant.raw {
             authn::dev::DevIssuer::create_all(&keys, &tenant.name, raw)?;
+            let without = |host: &&HostName| !site.has_pair_of(host);
+            hosts.extend(raw.hosts.iter().map(toml::Spanned::get_ref).filter(without).cloned());
         }
     }
-    Ok(Some(material))
+    dev::ensure(&options.site, &hosts)?;
+    Ok(())
+}
+
+/// How many may be in use at once: each has a file open.
+pub(super) fn components(site: &Site) -> u64 {
+    site.tenants.values().map(|tenant| tenant.functions.len() as u64).sum()
+}
+
+/// Chain and key of the gateway's own name: on a workbench those of `localhost`, whatever it is called elsewhere.
+pub(super) fn own_pair(options: &Options, config: &ServerConfig) -> OwnPair {
+    match options.mode {
+        Mode::Development => {
+            let (certificate, key) = dev::server_pair(&options.site);
+            OwnPair { certificate, key, name: None }
+        }
+        Mode::Production => OwnPair::of(&options.site, config),
+    }
 }
 
 /// How the sandbox is set up by `sandgate.toml`.
@@ -308,7 +315,13 @@ pub fn sandbox_settings(config: &ServerConfig, data_dir: Option<PathBuf>) -> Set
     };
     let usual = Settings::default();
     let memory = config.sandbox.memory.unwrap_or(usual.memory);
-    Settings { pool, admission, portable: config.sandbox.portable, compile, data_dir, memory, ..usual }
+    let workers = WorkerLimits {
+        most: config.sandbox.workers,
+        instances: config.sandbox.worker_instances,
+        idle: config.sandbox.worker_idle.0,
+    };
+    let portable = config.sandbox.portable;
+    Settings { pool, admission, portable, compile, data_dir, memory, workers, ..usual }
 }
 
 /// How remote key sets are fetched by `sandgate.toml`.
@@ -337,7 +350,10 @@ fn audit_options(site: &Path, config: &ServerConfig) -> Result<record::Options, 
     let checkpoint_key = config.audit.checkpoint_key.as_ref().map(|path| {
         let path = site.join(path);
         let what = format!("the checkpoint key `{}` cannot be read", path.display());
-        let pem = fs::read_to_string(&path).map_err(|source| StartError::Io { what, source })?;
+        let pem = secret::read(&path).map_err(|error| match error {
+            SecretError::Io(source) => StartError::Io { what, source },
+            SecretError::Shared(_) => StartError::Io { what, source: io::Error::other(error) },
+        })?;
         CheckpointKey::from_pem(&pem).map_err(|source| StartError::CheckpointKey { path, source })
     });
     Ok(record::Options {

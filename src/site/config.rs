@@ -49,11 +49,11 @@ macro_rules! section {
 }
 
 section! {
-    /// Listeners and connections.
+    /// Listeners and connections. A change holds for connections that are opened from then on.
     Server {
-        /// The data plane. Loopback: nothing outside is served before somebody asks for it.
+        /// The data plane, settled at start. Loopback: nothing outside is served before somebody asks for it.
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8443));
-        /// Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
+        /// Health and metrics, plain HTTP, settled at start. They tell who is served here, so they stay on loopback too.
         ops_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9443));
         /// Where callers find the data plane, such as `https://gate.example`: no Host header is believed about that. DPoP
         /// proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes `https://localhost`
@@ -122,7 +122,8 @@ section! {
         /// Time on the wall of one invocation, 10ms to 30m: it holds a place in the pool that long.
         #[validate(range(min = Span::ms(10), max = Span::secs(1800)))]
         wall: Span = Span::secs(30);
-        /// Memories and tables of one invocation, 64KiB to 4GiB. The pool reserves address space for the ceiling.
+        /// Memories and tables of one invocation, 64KiB to 4GiB. The pool reserves address space for the ceiling at start: what
+        /// is beyond that waits for a restart.
         #[validate(range(min = Bytes::kib(64), max = Bytes::mib(4096)))]
         memory: Bytes = Bytes::mib(128);
         /// Body of one reply, 0B to 64MiB; it is buffered whole.
@@ -165,7 +166,7 @@ section! {
 }
 
 section! {
-    /// The audit chain, under the data directory.
+    /// The audit chain, under the data directory. Settled at start.
     Audit {
         /// "process": written before the reply's first byte, which survives `kill -9`; "machine": synced to disk first,
         /// which survives loss of power and costs a disk's latency.
@@ -183,7 +184,7 @@ section! {
 }
 
 section! {
-    /// Key sets of issuers that are fetched over https.
+    /// Key sets of issuers that are fetched over https. Settled at start.
     Keys {
         /// Whether they may come from loopback, link-local and private addresses. No: whoever can write a URL into
         /// tenant.toml could otherwise make the gate knock at doors inside.
@@ -194,7 +195,7 @@ section! {
 }
 
 section! {
-    /// The pool that instances come from.
+    /// The pool that instances come from, and what makes components of files. Settled at start.
     Sandbox {
         /// Instances at once, 1 to 65536, of which no tenant holds more than it leaves. More requests are told to come again.
         #[validate(range(min = 1, max = 65_536))]
@@ -203,16 +204,32 @@ section! {
         /// quarters of what the machine has, or the gateway's control group: beyond that the kernel would end the gateway.
         #[validate(range(min = Bytes::mib(64), max = Bytes::mib(16 << 20)))]
         memory: Option<Bytes> = None;
-        /// Memory that a slot of the pool keeps after use, 0B to 16MiB: clearing a few pages is cheaper than giving
-        /// them back to the kernel and faulting them in again.
+        /// Memory that a slot of the pool keeps after use, 0B to 16MiB, of what its guest wrote: clearing a few pages is
+        /// cheaper than giving them back to the kernel and faulting them in again. Python writes 2 MiB for a small call.
+        /// A kernel before 6.7 cannot tell what was written, and at most 64 KiB are kept.
         #[validate(range(max = Bytes::mib(16)))]
-        keep_resident: Bytes = Bytes::kib(64);
+        keep_resident: Bytes = Bytes::kib(256);
         /// Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
         #[validate(range(min = Bytes::kib(1), max = Bytes::mib(256)))]
         component: Bytes = Bytes::mib(32);
         /// Whether components of `wasi:http/proxy` 0.2 are served. They reach no more than others, but more of the engine
         /// stands behind what they reach; a site that has none may say no.
         portable: bool = true;
+        /// Where functions run: "shared", in the gateway's own process; "process", each tenant's in a worker process of its
+        /// own, which can reach nothing and whose end is nobody else's. A tenant.toml may ask for more than this, not for less.
+        /// A change holds at once: for calls that begin from then on.
+        isolation: Isolation = Isolation::Shared;
+        /// Worker processes at once, 1 to 4096: one for each tenant that is isolated and called. Beyond, the one that was idle
+        /// for longest ends, and if none is idle, requests are told to come again.
+        #[validate(range(min = 1, max = 4096))]
+        workers: u32 = 32;
+        /// Instances at once in one worker process, 1 to 65536, of which no function takes more than it leaves free. The process's
+        /// memory is bounded by as many times `[limits] memory`.
+        #[validate(range(min = 1, max = 65_536))]
+        worker_instances: u32 = 32;
+        /// Time without a call after which a worker process ends, 1s to 1d; the next call starts one, in some 20 ms.
+        #[validate(range(min = Span::secs(1), max = Span::secs(86_400)))]
+        worker_idle: Span = Span::secs(300);
         /// Memory of the process that compiles one component, 64MiB to 64GiB: an interpreter of a scripting language takes 400 MiB.
         #[validate(range(min = Bytes::mib(64), max = Bytes::mib(65_536)))]
         compile_memory: Bytes = Bytes::mib(1024);
@@ -223,12 +240,23 @@ section! {
 }
 
 section! {
-    /// Caches.
+    /// Caches. Settled at start.
     Cache {
         /// Verified tokens that are kept, over all tenants, 0 to 10000000; some 2 KiB each. What falls out is verified again.
         #[validate(range(max = 10_000_000))]
         tokens: u32 = 65_536;
     }
+}
+
+/// Where a tenant's functions run; the greater is the stricter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// In the gateway's own process, beside those of others.
+    #[default]
+    Shared,
+    /// In a process of the tenant's own.
+    Process,
 }
 
 /// When a record counts as written.
@@ -290,6 +318,21 @@ impl ServerConfig {
         to
     }
 
+    /// Settings that are settled at start and differ in `next`, by name: what they make cannot be made anew under calls.
+    pub fn held_until_restart(&self, next: &Self) -> Vec<&'static str> {
+        let tables = (toml::Table::try_from(self), toml::Table::try_from(next));
+        let (Ok(here), Ok(there)) = tables else { return SETTLED_AT_START.to_vec() };
+        let differs = |name: &&&str| {
+            let of = |table: &toml::Table| {
+                let (section, key) = name.split_once('.')?;
+                table.get(section)?.get(key).cloned()
+            };
+            of(&here) != of(&there)
+        };
+        let grows = next.limits.memory > self.limits.memory;
+        SETTLED_AT_START.iter().filter(differs).copied().filter(|name| *name != MEMORY || grows).collect()
+    }
+
     /// Files outside the site's own tree on which the platform part depends, as the operator names them.
     pub(super) fn named_files(&self) -> impl Iterator<Item = &Path> {
         [
@@ -303,6 +346,31 @@ impl ServerConfig {
         .map(PathBuf::as_path)
     }
 }
+
+/// What the rest of a process is built on. `limits.memory` is, as far as it grows.
+const SETTLED_AT_START: &[&str] = &[
+    "server.listen",
+    "server.ops-listen",
+    MEMORY,
+    "audit.durability",
+    "audit.segment",
+    "audit.retain",
+    "audit.checkpoint-key",
+    "keys.allow-private",
+    "keys.extra-roots",
+    "sandbox.instances",
+    "sandbox.memory",
+    "sandbox.keep-resident",
+    "sandbox.component",
+    "sandbox.portable",
+    "sandbox.workers",
+    "sandbox.worker-instances",
+    "sandbox.worker-idle",
+    "sandbox.compile-memory",
+    "sandbox.compile-cpu",
+    "cache.tokens",
+];
+const MEMORY: &str = "limits.memory";
 
 fn comment(text: &str, to: &mut String) {
     to.push('#');
@@ -349,15 +417,55 @@ mod tests {
     }
 
     #[test]
+    fn what_is_settled_at_start_is_told_when_it_changes_and_said_where_it_is_printed() {
+        let start = ServerConfig::default();
+        assert_eq!(start.held_until_restart(&start), [""; 0]);
+        let next = "[server]\nlisten = \"127.0.0.1:1\"\nproxies = [\"10.0.0.0/8\"]\nmax-connections = 1\n\
+                    [limits]\nmemory = \"1GiB\"\ncpu = \"2s\"\n[audit]\ncheckpoint-key = \"k\"\n[sandbox]\ninstances = 1\n";
+        let next = read(next).unwrap();
+        let held = ["server.listen", "limits.memory", "audit.checkpoint-key", "sandbox.instances"];
+        assert_eq!(start.held_until_restart(&next), held);
+        let back = ["server.listen", "audit.checkpoint-key", "sandbox.instances"];
+        assert_eq!(next.held_until_restart(&start), back, "a smaller ceiling holds at once");
+
+        // Where a setting is printed, its comment or its section's says the same.
+        let (mut section, mut of_section, mut comments) = (String::new(), String::new(), String::new());
+        let mut said = Vec::new();
+        for line in start.print().lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_end_matches(']').to_owned();
+                of_section = std::mem::take(&mut comments);
+            } else if let Some((key, _)) =
+                line.trim_start_matches("# ").split_once(" =").filter(|(key, _)| !key.contains(' '))
+            {
+                let own = std::mem::take(&mut comments);
+                if own.contains("A change holds at once") {
+                    continue;
+                }
+                let told = of_section.clone() + &own;
+                if told.to_lowercase().contains("settled at start") || told.contains("waits for a restart") {
+                    said.push(format!("{section}.{key}"));
+                }
+            } else {
+                comments.push_str(line);
+            }
+        }
+        said.sort();
+        let mut settled = SETTLED_AT_START.to_vec();
+        settled.sort_unstable();
+        assert_eq!(said, settled);
+    }
+
+    #[test]
     fn all_settings() {
         insta::assert_snapshot!(ServerConfig::default().print(), @r#"
         # All settings as they are in effect. A file with these lines means the same.
 
-        # Listeners and connections.
+        # Listeners and connections. A change holds for connections that are opened from then on.
         [server]
-        # The data plane. Loopback: nothing outside is served before somebody asks for it.
+        # The data plane, settled at start. Loopback: nothing outside is served before somebody asks for it.
         listen = "127.0.0.1:8443"
-        # Health and metrics, plain HTTP. They tell who is served here, so they stay on loopback too.
+        # Health and metrics, plain HTTP, settled at start. They tell who is served here, so they stay on loopback too.
         ops-listen = "127.0.0.1:9443"
         # Where callers find the data plane, such as `https://gate.example`: no Host header is believed about that. DPoP
         # proofs must name it, so `serve` refuses issuers of `binding = "dpop"` without it; `dev` takes `https://localhost`
@@ -407,7 +515,8 @@ mod tests {
         cpu = "1s"
         # Time on the wall of one invocation, 10ms to 30m: it holds a place in the pool that long.
         wall = "30s"
-        # Memories and tables of one invocation, 64KiB to 4GiB. The pool reserves address space for the ceiling.
+        # Memories and tables of one invocation, 64KiB to 4GiB. The pool reserves address space for the ceiling at start: what
+        # is beyond that waits for a restart.
         memory = "128MiB"
         # Body of one reply, 0B to 64MiB; it is buffered whole.
         response = "8MiB"
@@ -432,7 +541,7 @@ mod tests {
         # Ceiling for `[event] max-bytes` of functions, 1B to 64MiB; a body is held in memory.
         max-bytes = "1MiB"
 
-        # The audit chain, under the data directory.
+        # The audit chain, under the data directory. Settled at start.
         [audit]
         # "process": written before the reply's first byte, which survives `kill -9`; "machine": synced to disk first,
         # which survives loss of power and costs a disk's latency.
@@ -445,7 +554,7 @@ mod tests {
         # chain must not be able to sign it. Without it there are no checkpoints, and `verify` says so.
         # checkpoint-key =
 
-        # Key sets of issuers that are fetched over https.
+        # Key sets of issuers that are fetched over https. Settled at start.
         [keys]
         # Whether they may come from loopback, link-local and private addresses. No: whoever can write a URL into
         # tenant.toml could otherwise make the gate knock at doors inside.
@@ -453,27 +562,40 @@ mod tests {
         # Certificates (PEM) of further authorities that issuers' servers may have theirs from.
         # extra-roots =
 
-        # The pool that instances come from.
+        # The pool that instances come from, and what makes components of files. Settled at start.
         [sandbox]
         # Instances at once, 1 to 65536, of which no tenant holds more than it leaves. More requests are told to come again.
         instances = 512
         # Memory of all guests together, 64MiB to 16TiB, of which no tenant gets more than it leaves. Unless it is said, three
         # quarters of what the machine has, or the gateway's control group: beyond that the kernel would end the gateway.
         # memory =
-        # Memory that a slot of the pool keeps after use, 0B to 16MiB: clearing a few pages is cheaper than giving
-        # them back to the kernel and faulting them in again.
-        keep-resident = "64KiB"
+        # Memory that a slot of the pool keeps after use, 0B to 16MiB, of what its guest wrote: clearing a few pages is
+        # cheaper than giving them back to the kernel and faulting them in again. Python writes 2 MiB for a small call.
+        # A kernel before 6.7 cannot tell what was written, and at most 64 KiB are kept.
+        keep-resident = "256KiB"
         # Largest component, 1KiB to 256MiB: the time and memory of its compilation grow with it.
         component = "32MiB"
         # Whether components of `wasi:http/proxy` 0.2 are served. They reach no more than others, but more of the engine
         # stands behind what they reach; a site that has none may say no.
         portable = true
+        # Where functions run: "shared", in the gateway's own process; "process", each tenant's in a worker process of its
+        # own, which can reach nothing and whose end is nobody else's. A tenant.toml may ask for more than this, not for less.
+        # A change holds at once: for calls that begin from then on.
+        isolation = "shared"
+        # Worker processes at once, 1 to 4096: one for each tenant that is isolated and called. Beyond, the one that was idle
+        # for longest ends, and if none is idle, requests are told to come again.
+        workers = 32
+        # Instances at once in one worker process, 1 to 65536, of which no function takes more than it leaves free. The process's
+        # memory is bounded by as many times `[limits] memory`.
+        worker-instances = 32
+        # Time without a call after which a worker process ends, 1s to 1d; the next call starts one, in some 20 ms.
+        worker-idle = "5m"
         # Memory of the process that compiles one component, 64MiB to 64GiB: an interpreter of a scripting language takes 400 MiB.
         compile-memory = "1GiB"
         # Processor time of that process, 1s to 1h: such an interpreter takes 10 s.
         compile-cpu = "1m"
 
-        # Caches.
+        # Caches. Settled at start.
         [cache]
         # Verified tokens that are kept, over all tenants, 0 to 10000000; some 2 KiB each. What falls out is verified again.
         tokens = 65536

@@ -1,10 +1,12 @@
-//! What local work needs and nobody wants to make by hand: an authority and a server certificate, under `certs/dev/`.
+//! What local work needs and nobody wants to make by hand: an authority, and certificates for this machine and for tenants'
+//! hosts that have none, under `certs/dev/`.
 //!
 //! The certificates say in their first lines (RFC 7468 §2 allows text before the first boundary) until when they are
 //! good and to which key and authority they belong, so that deciding what is missing takes no ASN.1. A file without
 //! those lines is somebody's own: it is left alone.
 
 use std::{
+    collections::HashSet,
     fs, io,
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -17,6 +19,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData as _,
 };
+use zeroize::Zeroizing;
+
+use super::{host::HostName, secret};
 
 /// Why the material cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -38,51 +43,55 @@ pub enum DevError {
     Clock,
 }
 
-/// Where the material is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DevMaterial {
-    /// The authority's certificate: what `curl --cacert` takes.
-    pub authority: PathBuf,
-    /// The server's certificate for `localhost`, `127.0.0.1` and `::1`.
-    pub certificate: PathBuf,
-    /// The server's key.
-    pub key: PathBuf,
-    /// What was missing or about to expire, and has been made.
-    pub made: Vec<PathBuf>,
+/// The folder, from the site's top.
+pub const DIRECTORY: &str = "certs/dev";
+
+/// Chain and key of the server, for `localhost`, `127.0.0.1` and `::1`.
+pub fn server_pair(dir: &Path) -> (PathBuf, PathBuf) {
+    (dir.join(DIRECTORY).join("server.pem"), dir.join(DIRECTORY).join("server.key"))
 }
 
-impl DevMaterial {
-    /// Makes what is missing under `certs/dev/` of the site in `dir`.
-    pub fn ensure(dir: &Path) -> Result<Self, DevError> {
-        Self::ensure_at(dir, SystemTime::now())
-    }
+/// Chain and key of a tenant's host.
+pub fn host_pair(dir: &Path, host: &HostName) -> (PathBuf, PathBuf) {
+    (dir.join(DIRECTORY).join(host.certificate_file()), dir.join(DIRECTORY).join(host.key_file()))
+}
 
-    fn ensure_at(dir: &Path, now: SystemTime) -> Result<Self, DevError> {
-        let folder = dir.join("certs/dev");
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-        made.map_err(|source| DevError::File { path: folder.clone(), source })?;
-        let authority = Pair { certificate: folder.join("ca.pem"), key: folder.join("ca.key") };
-        let server = Pair { certificate: folder.join("server.pem"), key: folder.join("server.key") };
-        let mut made = Vec::new();
-        if !authority.is_good("", now + AUTHORITY_MARGIN)? {
-            let key = KeyPair::generate()?;
-            let certificate = authority_params(now)?.self_signed(&key)?;
-            authority.write(&key, &certificate.pem(), "", not_after(now, AUTHORITY_LIFE)?, &mut made)?;
-        }
-        let authority_pem = read(&authority.certificate)?.unwrap_or_default();
-        let issuer_id = hex(authority_pem.as_bytes());
-        if !server.is_good(&issuer_id, now + SERVER_MARGIN)? {
-            let Some(authority_key) = read(&authority.key)? else {
-                let source = io::Error::new(io::ErrorKind::NotFound, "the authority's key is not here");
-                return Err(DevError::File { path: authority.key, source });
-            };
-            let issuer = Issuer::new(authority_params(now)?, KeyPair::from_pem(&authority_key)?);
-            let key = KeyPair::generate()?;
-            let certificate = server_params(now)?.signed_by(&key, &issuer)?;
-            server.write(&key, &certificate.pem(), &issuer_id, not_after(now, SERVER_LIFE)?, &mut made)?;
-        }
-        Ok(Self { authority: authority.certificate, certificate: server.certificate, key: server.key, made })
+/// Makes what is missing under `certs/dev/` of the site in `dir`, and what is about to expire: the authority, and
+/// certificates that it signs for the server and for `hosts`. Returns what it made.
+pub fn ensure(dir: &Path, hosts: &[HostName]) -> Result<Vec<PathBuf>, DevError> {
+    ensure_at(dir, hosts, SystemTime::now())
+}
+
+fn ensure_at(dir: &Path, hosts: &[HostName], now: SystemTime) -> Result<Vec<PathBuf>, DevError> {
+    let folder = dir.join(DIRECTORY);
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    made.map_err(|source| DevError::File { path: folder.clone(), source })?;
+    let authority = Pair { certificate: folder.join("ca.pem"), key: folder.join("ca.key") };
+    let mut made = Vec::new();
+    if !authority.is_good("", hosts, now + AUTHORITY_MARGIN)? {
+        let key = KeyPair::generate()?;
+        let certificate = authority_params(hosts, now)?.self_signed(&key)?;
+        let until = not_after(now, AUTHORITY_LIFE)?;
+        authority.write(&key, &certificate.pem(), "", hosts, until, &mut made)?;
     }
+    let issuer_id = hex(read(&authority.certificate)?.unwrap_or_default().as_bytes());
+    let mut issuer = None;
+    let server = (server_pair(dir), ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec());
+    let of_hosts = hosts.iter().map(|host| (host_pair(dir, host), vec![host.to_string()]));
+    for ((certificate, key), names) in std::iter::once(server).chain(of_hosts) {
+        let pair = Pair { certificate, key };
+        if pair.is_good(&issuer_id, &[], now + SERVER_MARGIN)? {
+            continue;
+        }
+        let issuer = match &issuer {
+            Some(issuer) => issuer,
+            None => &*issuer.insert(Issuer::new(authority_params(hosts, now)?, authority.read_key()?)),
+        };
+        let key = KeyPair::generate()?;
+        let certificate = server_params(names, now)?.signed_by(&key, issuer)?;
+        pair.write(&key, &certificate.pem(), &issuer_id, &[], not_after(now, SERVER_LIFE)?, &mut made)?;
+    }
+    Ok(made)
 }
 
 /// A certificate and its key.
@@ -92,18 +101,34 @@ struct Pair {
 }
 
 impl Pair {
-    /// Whether both are there, belong together and to that issuer, and are good at `until`.
-    fn is_good(&self, issuer: &str, until: SystemTime) -> Result<bool, DevError> {
-        let (Some(certificate), Some(key)) = (read(&self.certificate)?, read(&self.key)?) else {
+    /// Whether both are there, belong together and to that issuer, can vouch for `hosts`, and are good at `until`.
+    fn is_good(&self, issuer: &str, hosts: &[HostName], until: SystemTime) -> Result<bool, DevError> {
+        let (Some(certificate), Some(key)) = (read(&self.certificate)?, self.key_text()?) else {
             return Ok(false);
         };
         let line = |name: &str| certificate.lines().find_map(|line| line.strip_prefix(name));
         let Some(not_after) = line(NOT_AFTER) else { return Ok(true) };
         let not_after = not_after.parse::<jiff::Timestamp>().and_then(SystemTime::try_from);
         let key = KeyPair::from_pem(&key).map(|key| hex(&key.subject_public_key_info()));
+        let named: HashSet<&str> = line(HOSTS).unwrap_or_default().split(' ').collect();
         Ok(not_after.is_ok_and(|not_after| not_after > until)
             && line(KEY) == key.ok().as_deref()
-            && line(ISSUER) == Some(issuer))
+            && line(ISSUER) == Some(issuer)
+            && hosts.iter().all(|host| named.contains(host.as_str())))
+    }
+
+    fn key_text(&self) -> Result<Option<Zeroizing<String>>, DevError> {
+        found(&self.key, secret::read_text(&self.key))
+    }
+
+    fn read_key(&self) -> Result<KeyPair, DevError> {
+        match self.key_text()? {
+            Some(text) => Ok(KeyPair::from_pem(&text)?),
+            None => {
+                let source = io::Error::new(io::ErrorKind::NotFound, "the authority's key is not here");
+                Err(DevError::File { path: self.key.clone(), source })
+            }
+        }
     }
 
     /// Writes the key first: a certificate without its key is made anew at the next start.
@@ -112,45 +137,46 @@ impl Pair {
         key: &KeyPair,
         certificate: &str,
         issuer: &str,
+        hosts: &[HostName],
         not_after: jiff::civil::Date,
         made: &mut Vec<PathBuf>,
     ) -> Result<(), DevError> {
         let id = hex(&key.subject_public_key_info());
-        let text =
-            format!("{TITLE}{NOT_AFTER}{not_after}T00:00:00Z\n{KEY}{id}\n{ISSUER}{issuer}\n{certificate}");
-        write(&self.key, &key.serialize_pem(), 0o600)?;
+        let hosts: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
+        let hosts = hosts.join(" ");
+        let text = format!(
+            "{TITLE}{NOT_AFTER}{not_after}T00:00:00Z\n{KEY}{id}\n{ISSUER}{issuer}\n{HOSTS}{hosts}\n{certificate}"
+        );
+        write(&self.key, &Zeroizing::new(key.serialize_pem()), 0o600)?;
         write(&self.certificate, &text, 0o644)?;
         made.extend([self.key.clone(), self.certificate.clone()]);
         Ok(())
     }
 }
 
-/// An authority that can vouch for this machine only: whoever steals its key gains nothing against other names.
-fn authority_params(now: SystemTime) -> Result<CertificateParams, DevError> {
+/// An authority that can vouch for this machine and for the site's hosts only: whoever steals its key gains nothing
+/// against other names.
+fn authority_params(hosts: &[HostName], now: SystemTime) -> Result<CertificateParams, DevError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "Sandgate development authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.name_constraints = Some(NameConstraints {
-        permitted_subtrees: vec![
-            GeneralSubtree::DnsName("localhost".to_owned()),
-            GeneralSubtree::IpAddress(CidrSubnet::from_v4_prefix([127, 0, 0, 0], 8)),
-            GeneralSubtree::IpAddress(CidrSubnet::from_v6_prefix(
-                std::net::Ipv6Addr::LOCALHOST.octets(),
-                128,
-            )),
-        ],
-        excluded_subtrees: Vec::new(),
-    });
+    let names = std::iter::once("localhost").chain(hosts.iter().map(HostName::as_str));
+    let names = names.map(|name| GeneralSubtree::DnsName(name.to_owned()));
+    let addresses = [
+        CidrSubnet::from_v4_prefix([127, 0, 0, 0], 8),
+        CidrSubnet::from_v6_prefix(std::net::Ipv6Addr::LOCALHOST.octets(), 128),
+    ];
+    let permitted_subtrees = names.chain(addresses.map(GeneralSubtree::IpAddress)).collect();
+    params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
     dated(params, now, AUTHORITY_LIFE)
 }
 
-fn server_params(now: SystemTime) -> Result<CertificateParams, DevError> {
-    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+fn server_params(names: Vec<String>, now: SystemTime) -> Result<CertificateParams, DevError> {
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "localhost");
+    params.distinguished_name.push(DnType::CommonName, "Sandgate development server");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
@@ -185,7 +211,11 @@ fn unsigned(of_date: i8) -> Result<u8, DevError> {
 }
 
 fn read(path: &Path) -> Result<Option<String>, DevError> {
-    match fs::read_to_string(path) {
+    found(path, fs::read_to_string(path))
+}
+
+fn found<T>(path: &Path, read: io::Result<T>) -> Result<Option<T>, DevError> {
+    match read {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(DevError::File { path: path.to_owned(), source }),
@@ -215,6 +245,8 @@ const TITLE: &str = "Made by `sandgate dev` for work on this machine. Safe to de
 const NOT_AFTER: &str = "not after: ";
 const KEY: &str = "key: ";
 const ISSUER: &str = "authority: ";
+/// Of the authority: what else it may vouch for.
+const HOSTS: &str = "hosts: ";
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Clients refuse certificates of servers that live longer than 398 days; whoever works with this starts it more often.
@@ -231,10 +263,29 @@ mod tests {
     use super::*;
 
     fn ensure(dir: &Path, days: u64) -> Vec<String> {
+        ensure_for(dir, &[], days)
+    }
+
+    fn ensure_for(dir: &Path, hosts: &[&str], days: u64) -> Vec<String> {
         let now =
             SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + DAY * u32::try_from(days).unwrap();
-        let material = DevMaterial::ensure_at(dir, now).unwrap();
-        material.made.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+        let hosts: Vec<HostName> = hosts.iter().map(|host| host.parse().unwrap()).collect();
+        let made = ensure_at(dir, &hosts, now).unwrap();
+        made.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_host_has_a_certificate_of_an_authority_that_may_vouch_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ensure(dir.path(), 0).len(), 4);
+        let of_host = ["a.example.key", "a.example.pem"];
+        let all = [&["ca.key", "ca.pem", "server.key", "server.pem"][..], &of_host].concat();
+        assert_eq!(ensure_for(dir.path(), &["a.example"], 0), all, "the authority knows the name");
+        assert!(ensure_for(dir.path(), &["a.example"], 0).is_empty());
+        assert!(ensure_for(dir.path(), &[], 0).is_empty(), "one that knows more is good");
+        fs::remove_file(dir.path().join("certs/dev/a.example.key")).unwrap();
+        assert_eq!(ensure_for(dir.path(), &["a.example"], 0), of_host);
+        assert_eq!(ensure_for(dir.path(), &["a.example", "b.example"], 0).len(), 8);
     }
 
     #[test]
@@ -254,8 +305,9 @@ mod tests {
     #[test]
     fn b10_keys_are_their_owners_alone() {
         let dir = tempfile::tempdir().unwrap();
-        ensure(dir.path(), 0);
-        for (name, mode) in [("ca.key", 0o600), ("server.key", 0o600), ("", 0o700)] {
+        ensure_for(dir.path(), &["a.example"], 0);
+        for (name, mode) in [("ca.key", 0o600), ("server.key", 0o600), ("a.example.key", 0o600), ("", 0o700)]
+        {
             let path = dir.path().join("certs/dev").join(name);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{name}");
         }

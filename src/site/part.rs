@@ -9,6 +9,7 @@ use std::{
 use super::{
     CERTIFICATES, FunctionSources, TenantSources, Unread, check,
     config::ServerConfig,
+    dev,
     diagnostic::{Diagnostic, Source},
     files::{Entry, Folder, stamp_of_key},
     fingerprint::Hasher,
@@ -97,6 +98,10 @@ pub(super) fn tenant(
         }
         for file in raw.certificate_files() {
             reading.hasher.part(stamp_of_key(&dir.join(CERTIFICATES).join(file)));
+        }
+        // On a workbench these stand in for those that are not there.
+        for host in &raw.hosts {
+            reading.hasher.part(stamp_of_key(&dev::host_pair(dir, host.get_ref()).0));
         }
     }
     let policies = reading.policies(&folder);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{host::HostName, units::Span};
+use super::{config::Isolation, host::HostName, units::Span};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -32,6 +32,9 @@ pub struct RawTenant {
     /// Whose scripts may call it from a browser.
     #[serde(default)]
     pub cors: super::cors::RawCors,
+    /// Where its functions run, if more is asked for it than the platform asks for all.
+    #[serde(default)]
+    pub isolation: Isolation,
     /// Upper bounds for its functions' limits.
     #[serde(default)]
     pub ceilings: super::manifest::RawLimits,

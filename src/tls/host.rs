@@ -3,33 +3,27 @@
 //! What is wrong with a host is a fault of its tenant's part, and told as one; but the tenant's other ways in go on, and so
 //! does the host itself on what it had before (hardening B8).
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateRevocationListDer, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
+    ServerConfig,
+    server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use toml::Spanned;
-use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::{
-    NEAR, PROVIDER, TlsError, covers, instant, offer, private, read, read_chain, read_pair, timestamp,
-    validity,
+    NEAR, Pair, TlsError,
+    clients::{Authorities, Clients, Revocations},
+    covers, offer, private, read_chain, read_pair, timestamp, validity,
 };
 use crate::{
     id::TenantName,
     site::{
-        Site, TenantSources,
+        Site, TenantSources, dev,
         diagnostic::{Diagnostic, with_causes},
         host::HostName,
-        tenant::RawTenant,
     },
 };
 
@@ -40,13 +34,14 @@ pub struct Host {
     tenant: TenantName,
     config: Arc<ServerConfig>,
     expires: SystemTime,
+    needs_certificate: bool,
     /// Of chain and clients: the same, the same configuration, and its tickets stay good.
     made_of: Digest,
     /// Of authorities and lists.
     clients: Digest,
 }
 
-type Digest = [u8; 32];
+pub(super) type Digest = [u8; 32];
 
 impl Host {
     /// Its name.
@@ -69,10 +64,37 @@ impl Host {
         self.expires
     }
 
+    /// Whether its clients must show a certificate of their own.
+    pub fn needs_certificate(&self) -> bool {
+        self.needs_certificate
+    }
+
     /// Whether a client that `other` let in would have been let in by this one: they differ in their certificates at most.
     pub fn admits_like(&self, other: &Self) -> bool {
         self.name == other.name && self.tenant == other.tenant && self.clients == other.clients
     }
+}
+
+/// Something that a tenant's hosts need, and until when it is good.
+#[derive(Debug)]
+pub struct Validity {
+    /// What.
+    pub needed: Needed,
+    /// Until when, or why it cannot be used now.
+    pub until: Result<SystemTime, TlsError>,
+}
+
+/// What it is, by its name or that of its file under `certs/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Needed {
+    /// A host's certificate.
+    Host(HostName),
+    /// Authorities of client certificates: the end of the first that ends.
+    Authorities(String),
+    /// One among authorities that is left out.
+    LeftOut(String),
+    /// Lists of what they have revoked: the end of the first that is out of date.
+    Revocations(String),
 }
 
 /// The hosts of one tenant, in the making.
@@ -97,18 +119,16 @@ impl Hosts<'_> {
             return (hosts, told);
         };
         let source = &self.tenant.toml;
-        let clients = Clients::read(self.site, raw, self.now);
-        let clients = clients.map_err(|error| {
-            let at = raw.client_ca.as_ref().map(Spanned::span).unwrap_or_default();
-            told.push(Diagnostic::fault(with_causes(&error)).at(source, at));
+        let of_clients = raw.client_ca.as_ref().map(Spanned::span).unwrap_or_default();
+        let clients = Clients::read(self.site, raw, self.now).map_err(|error| {
+            told.push(Diagnostic::fault(with_causes(&error)).at(source, of_clients.clone()));
         });
+        let warnings = clients.iter().flat_map(|clients| clients.warnings(self.now));
+        told.extend(warnings.map(|warning| warning.at(source, of_clients.clone())));
         for written in &raw.hosts {
             let name = written.get_ref();
             let before = || self.before.iter().find(|host| host.name == *name);
-            let files = Files {
-                certificate: self.site.certificate_file(&name.certificate_file()),
-                key: self.site.certificate_file(&name.key_file()),
-            };
+            let files = self.files(name);
             if self.development && !files.are_all_there() {
                 told.push(files.missing(name, self.now).at(source, written.span()));
                 continue;
@@ -137,6 +157,62 @@ impl Hosts<'_> {
         (hosts, told)
     }
 
+    /// All that its hosts need, judged as in earnest.
+    pub fn validity(&self) -> Vec<Validity> {
+        let Some(raw) = self.tenant.raw.as_ref().filter(|raw| !raw.hosts.is_empty()) else {
+            return Vec::new();
+        };
+        let mut found: Vec<Validity> = raw
+            .hosts
+            .iter()
+            .map(|written| {
+                let name = written.get_ref();
+                let until = self.pair(name, &self.files(name)).map(|pair| pair.expires);
+                Validity { needed: Needed::Host(name.clone()), until }
+            })
+            .collect();
+        if let Some(path) = &raw.client_ca {
+            let name = path.get_ref();
+            let (until, left_out) = match Authorities::read(&self.site.certificate_file(name), self.now) {
+                Ok(Authorities { until, left_out, .. }) => (Ok(until), left_out),
+                Err(error) => (Err(error), Vec::new()),
+            };
+            found.push(Validity { needed: Needed::Authorities(name.clone()), until });
+            let left_out = left_out.into_iter().map(Err);
+            found.extend(left_out.map(|until| Validity { needed: Needed::LeftOut(name.clone()), until }));
+        }
+        if let Some(path) = &raw.client_crl {
+            let name = path.get_ref();
+            let lists = Revocations::read(&self.site.certificate_file(name), self.now);
+            let until = lists.map(|lists| lists.until);
+            found.push(Validity { needed: Needed::Revocations(name.clone()), until });
+        }
+        found
+    }
+
+    fn files(&self, name: &HostName) -> Files {
+        if self.development && !self.site.has_pair_of(name) {
+            let (certificate, key) = dev::host_pair(&self.site.dir, name);
+            let made = Files { certificate, key };
+            if made.are_all_there() {
+                return made;
+            }
+        }
+        Files {
+            certificate: self.site.certificate_file(&name.certificate_file()),
+            key: self.site.certificate_file(&name.key_file()),
+        }
+    }
+
+    /// Chain and key, if they can be served by that name.
+    fn pair(&self, name: &HostName, files: &Files) -> Result<Pair, TlsError> {
+        let pair = read_pair(&files.certificate, &files.key, self.now)?;
+        if !pair.key.cert.first().is_some_and(|leaf| covers(leaf, name.as_str())) {
+            return Err(TlsError::NotCovered { path: files.certificate.clone(), host: name.to_string() });
+        }
+        Ok(pair)
+    }
+
     fn host(
         &self,
         name: &HostName,
@@ -144,10 +220,7 @@ impl Hosts<'_> {
         clients: &Clients,
         before: Option<&Arc<Host>>,
     ) -> Result<Arc<Host>, TlsError> {
-        let pair = read_pair(&files.certificate, &files.key, self.now)?;
-        if !pair.key.cert.first().is_some_and(|leaf| covers(leaf, name.as_str())) {
-            return Err(TlsError::NotCovered { path: files.certificate.clone(), host: name.to_string() });
-        }
+        let pair = self.pair(name, files)?;
         // The chain names the key: it was compared.
         let made_of = digest(pair.key.cert.iter().map(AsRef::as_ref).chain([clients.digest.as_slice()]));
         if let Some(before) = before.filter(|before| before.made_of == made_of) {
@@ -158,6 +231,7 @@ impl Hosts<'_> {
             tenant: self.tenant.name.clone(),
             config: offer(Arc::new(Always(pair.key)), clients.verifier.clone())?,
             expires: pair.expires,
+            needs_certificate: clients.required,
             made_of,
             clients: clients.digest,
         }))
@@ -203,66 +277,11 @@ impl Files {
                 Diagnostic::warning(format!(
                     "host `{name}` is not served here: there is no `certs/{missing}`"
                 ))
-                .hint("`sandgate serve` calls it a fault; by path its tenant is served all the same")
+                .hint("`sandgate dev` makes one for this machine; `sandgate serve` calls it a fault, and serves its tenant by path alone")
             }
             Err(error) => Diagnostic::fault(format!("host `{name}`: {}", with_causes(&error))),
         }
     }
-}
-
-/// What clients of a tenant's hosts must show.
-struct Clients {
-    verifier: Option<Arc<dyn ClientCertVerifier>>,
-    digest: Digest,
-}
-
-impl Clients {
-    fn read(site: &Site, raw: &RawTenant, now: SystemTime) -> Result<Self, TlsError> {
-        let Some(authorities) = &raw.client_ca else {
-            return Ok(Self { verifier: None, digest: digest([]) });
-        };
-        let path = site.certificate_file(authorities.get_ref());
-        let chain = read_chain(&path)?;
-        let mut roots = RootCertStore::empty();
-        for authority in &chain {
-            roots.add(authority.clone()).map_err(|_| TlsError::NotX509 { path: path.clone() })?;
-        }
-        let lists = match &raw.client_crl {
-            Some(list) => revoked(&site.certificate_file(list.get_ref()), now)?,
-            None => Vec::new(),
-        };
-        let required = raw.needs_client_certificates();
-        let parts = chain.iter().map(AsRef::as_ref).chain(lists.iter().map(AsRef::as_ref));
-        let digest = digest(parts.chain([[u8::from(required)].as_slice()]));
-        // A list that is out of date says nothing of who was revoked since (INVARIANT Closed).
-        let mut verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&PROVIDER))
-                .with_crls(lists)
-                .enforce_revocation_expiration();
-        if !required {
-            verifier = verifier.allow_unauthenticated();
-        }
-        let verifier = verifier.build().map_err(|source| TlsError::Clients { path, source })?;
-        Ok(Self { verifier: Some(verifier), digest })
-    }
-}
-
-/// Lists of revoked certificates, each of them still good.
-fn revoked(path: &Path, now: SystemTime) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let wrong = |wrong| TlsError::Revocations { path: path.into(), wrong };
-    let lists = CertificateRevocationListDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
-    let lists = lists.ok().filter(|lists| !lists.is_empty());
-    let lists = lists.ok_or(wrong("holds no list of revoked certificates in PEM form"))?;
-    for list in &lists {
-        let (_, parsed) = CertificateRevocationList::from_der(list)
-            .map_err(|_| wrong("holds a list of revoked certificates that cannot be read (X.509)"))?;
-        let until =
-            parsed.next_update().ok_or(wrong("holds a list that does not say until when it is good"))?;
-        if instant(until) <= now {
-            return Err(wrong("holds a list that is out of date: get the next from its authority"));
-        }
-    }
-    Ok(lists)
 }
 
 /// A warning, if the host's certificate expires soon.
@@ -275,7 +294,7 @@ fn near(host: &Host, now: SystemTime) -> Option<Diagnostic> {
 }
 
 /// Each part with its length, so that no two lists of parts look alike.
-fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
+pub(super) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
     let mut context = Context::new(&SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_le_bytes());

@@ -20,6 +20,7 @@ pub(crate) type Pair = (String, String);
 
 /// Whoever trusts it trusts what it signs.
 pub(crate) struct Authority {
+    name: String,
     issuer: Issuer<'static, KeyPair>,
     pub(crate) pem: String,
 }
@@ -32,14 +33,17 @@ pub(crate) const EXPIRED: Days = -30..-1;
 
 impl Authority {
     pub(crate) fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let params = authority(name);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
+        Self { name: name.to_owned(), issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Its own certificate, as one that ends so many days from today.
+    pub(crate) fn signed_until(&self, days: i64) -> String {
+        let mut params = authority(&self.name);
+        (params.not_before, params.not_after) = (day!(-90), day!(days));
+        params.self_signed(self.issuer.key()).unwrap().pem()
     }
 
     /// For servers of those names.
@@ -83,4 +87,13 @@ impl Authority {
         };
         list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }

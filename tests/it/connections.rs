@@ -20,12 +20,12 @@ use crate::{
     world::{Live, World, eventually},
 };
 
-fn settings(text: &str) -> String {
+pub(crate) fn settings(text: &str) -> String {
     format!("[server]\n{text}\n")
 }
 
 /// A connection that was admitted: an HTTP/1.1 request of it got an answer.
-async fn admitted(client: &Client) -> Option<TlsStream<TcpStream>> {
+pub(crate) async fn admitted(client: &Client) -> Option<TlsStream<TcpStream>> {
     let mut stream = client.tls(&[b"http/1.1"]).await.ok()?;
     stream.write_all(b"GET /acme/echo HTTP/1.1\r\nhost: localhost\r\n\r\n").await.ok()?;
     let mut answer = [0; 12];
@@ -178,7 +178,7 @@ async fn b04_who_says_nothing_or_only_hello_does_not_keep_others_from_their_turn
 }
 
 /// Only this client may call.
-fn from(client: &str) -> String {
+pub(crate) fn from(client: &str) -> String {
     format!(
         "@id(\"from\")\npermit(principal, action == Action::\"invoke\", resource)\n\
          when {{ context.client == ip(\"{client}\") }};\n"
@@ -186,7 +186,7 @@ fn from(client: &str) -> String {
 }
 
 /// A PROXY header of version 2 for TCP over IPv4.
-fn proxy_header(client: [u8; 4]) -> Vec<u8> {
+pub(crate) fn proxy_header(client: [u8; 4]) -> Vec<u8> {
     [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", &client[..], &[127, 0, 0, 1, 1, 2, 3, 4]].concat()
 }
 

@@ -6,12 +6,12 @@ use std::{
     path::Path,
 };
 
-use sandgate::{authn, authz, event, server, site};
+use sandgate::{authn, authz, event, sandbox, server, site};
 
 type Target = (&'static str, fn(&[u8]));
 
 /// Each target of `fuzz/`, and the function that it wraps.
-const TARGETS: [Target; 11] = [
+const TARGETS: [Target; 12] = [
     ("bearer", authn::fuzz::bearer),
     ("cloudevents", event::fuzz::cloudevents),
     ("dpop", authn::fuzz::dpop),
@@ -23,6 +23,7 @@ const TARGETS: [Target; 11] = [
     ("revocations", authn::fuzz::revocations),
     ("site", site::fuzz),
     ("strict_json", event::fuzz::strict_json),
+    ("worker_frames", sandbox::fuzz::worker_frames),
 ];
 
 #[test]

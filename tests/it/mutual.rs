@@ -153,6 +153,31 @@ async fn b07_whoever_is_revoked_is_out_and_so_are_their_connections() {
     assert_eq!(sender.send_request(again()).await.unwrap().status(), 421);
 }
 
+/// The TLS library would take its word for ever.
+#[tokio::test]
+async fn b07_an_authority_that_has_ended_vouches_for_nobody() {
+    let (authorities, next) = (Authorities::new(), Authority::new("the next clients of acme"));
+    let ended = authorities.clients.signed_until(-1);
+    let both = ended.clone() + &next.pem;
+    let live = authorities.world("", MTLS).file("certs/acme-clients.pem", &both).start().await;
+    let client = authorities.client(&live);
+    assert_eq!(client.showing(&next.client(1, GOOD)).alert().await, None);
+    let of_ended = client.showing(&authorities.clients.client(1, GOOD));
+    assert_eq!(of_ended.alert().await, Some(AlertDescription::UnknownCA));
+    let told = live.running.diagnostics.iter().map(sandgate::site::diagnostic::Diagnostic::one_line);
+    let left_out =
+        |line: &String| line.contains("an authority of clients is left out") && line.contains("expired at");
+    assert!(told.into_iter().any(|line| left_out(&line)));
+    // With none left the host keeps what it had.
+    live.write("certs/acme-clients.pem", ended);
+    eventually("it is told", || async {
+        live.running.gateway.readiness().to_string().contains("acme-clients.pem` expired at")
+    })
+    .await;
+    assert_eq!(client.showing(&next.client(1, GOOD)).alert().await, None);
+    assert_eq!(of_ended.alert().await, Some(AlertDescription::UnknownCA));
+}
+
 #[tokio::test]
 async fn b07_where_no_token_is_bound_to_certificates_none_is_needed() {
     let authorities = Authorities::new();

@@ -67,7 +67,7 @@ pub(crate) fn dev(site: &Path, prepare: &str) -> (Gate, Client, String) {
     (gate, Client::new(([127, 0, 0, 1], port).into(), &ca), token)
 }
 
-fn hello(token: &str) -> Request<crate::client::Body> {
+pub(crate) fn hello(token: &str) -> Request<crate::client::Body> {
     Request::post("/acme/hello")
         .header("host", "localhost")
         .header("authorization", format!("Bearer {token}"))

@@ -34,7 +34,7 @@ async fn it_is_alive_and_ready_and_says_how_it_stands() {
 async fn in_earnest_readiness_does_not_speak_of_development() {
     let world = World::new();
     // The files of local work, named as an operator names their own.
-    sandgate::site::dev::DevMaterial::ensure(world.path()).unwrap();
+    sandgate::site::dev::ensure(world.path(), &[]).unwrap();
     let world = world
         .file(
             "sandgate.toml",

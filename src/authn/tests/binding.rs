@@ -19,7 +19,7 @@ use crate::{
         KeyFetch, ProofError, Shared,
         binding::{Binding, Confirmation, KeyThumbprint},
         client::{ClientKey, ProofRequest},
-        dev::{DevIssuer, MintError, MintRequest, mint},
+        dev::{BoundTo, DevIssuer, MintError, MintRequest, mint},
         dpop::{self, Asked, Ledger, Proof},
         inspect, keys,
         remote::{Clock, Timing},
@@ -572,7 +572,7 @@ async fn a_dev_issuer_that_binds_mints_for_a_key_whose_proofs_are_taken() {
     }
     let unbound = mint(&issuers, &tenant, &raw, &MintRequest::new("alice"));
     assert!(matches!(unbound, Err(MintError::NeedsKey)));
-    let request = MintRequest { key_thumbprint: Some(key.thumbprint()), ..MintRequest::new("alice") };
+    let request = MintRequest { bound_to: Some(BoundTo::Key(key.thumbprint())), ..MintRequest::new("alice") };
     let token = mint(&issuers, &tenant, &raw, &request).unwrap();
 
     let read =

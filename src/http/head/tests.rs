@@ -5,11 +5,7 @@ use std::sync::LazyLock;
 use http::{HeaderName, HeaderValue, Uri};
 use proptest::prelude::*;
 
-use self::corpus::corpus;
-use super::*;
-
-#[path = "../../../tests/fixtures/http/corpus.rs"]
-mod corpus;
+use super::{corpus::corpus, *};
 
 /// Good heads of the corpus.
 static GOOD: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {

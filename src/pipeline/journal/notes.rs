@@ -205,6 +205,7 @@ impl Notes {
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             start: self.start(shed),
+            worker: self.usage.worker,
         }
     }
 

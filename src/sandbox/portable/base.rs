@@ -17,6 +17,7 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
+use http::HeaderName;
 use tokio::{runtime::Runtime, task::JoinHandle};
 use wasmtime::{
     Engine,
@@ -41,8 +42,7 @@ use wasmtime_wasi::{
     },
 };
 use wasmtime_wasi_http::{
-    Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpCtxView,
-    WasiHttpHooks,
+    Error, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
     p2::bindings::{LinkOptions, ProxyPre, http::types as messages},
 };
 use wasmtime_wasi_io::IoView;
@@ -110,7 +110,7 @@ pub(in super::super) struct Guest {
 impl Guest {
     /// `name` seeds what is not secret: the same invocation would see the same numbers.
     pub(super) fn new(held: Held, name: &str, deadline: Instant) -> Self {
-        let mut table = ResourceTable::new();
+        let mut table = ResourceTable::with_capacity(RESOURCES);
         table.set_max_capacity(MAX_RESOURCES);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS_BYTES);
@@ -379,9 +379,10 @@ impl WasiHttpHooks for Nothing {
         Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
     }
 
-    /// Of a reply's header fields those that do not belong to it; what else is not allowed is refused once it is told.
-    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
-        Arc::new(|name| wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS.contains(name))
+    /// Of a reply's header fields those that do not belong to it; what else is not allowed is refused once it is told. Asked for
+    /// each field of a request, too, and the vendor's own answer makes the list anew each time.
+    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
+        FORBIDDEN.contains(name)
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
@@ -409,23 +410,21 @@ impl Guests {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let runtime = match self.runtime.get() {
-            Some(runtime) => runtime,
-            None => {
-                let mut builder = tokio::runtime::Builder::new_multi_thread();
-                let made = builder
-                    .worker_threads(self.threads)
-                    .enable_time()
-                    .thread_name("sandbox-guest")
-                    .build()?;
-                // Of two first calls one is early; the other's threads go as they came.
-                if let Err(late) = self.runtime.set(made) {
-                    late.shutdown_background();
-                }
-                self.runtime.get().ok_or_else(|| std::io::Error::other("no threads for guests"))?
-            }
-        };
-        Ok(Running(runtime.spawn(guest)))
+        Ok(Running(self.threads()?.spawn(guest)))
+    }
+
+    /// The threads, started unless they are.
+    pub(in super::super) fn threads(&self) -> std::io::Result<&Runtime> {
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(runtime);
+        }
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let made = builder.worker_threads(self.threads).enable_time().thread_name("sandbox-guest").build()?;
+        // Of two first calls one is early; the other's threads go as they came.
+        if let Err(late) = self.runtime.set(made) {
+            late.shutdown_background();
+        }
+        self.runtime.get().ok_or_else(|| std::io::Error::other("no threads for guests"))
     }
 }
 
@@ -455,10 +454,15 @@ impl<T> Drop for Running<T> {
     }
 }
 
+static FORBIDDEN: [HeaderName; 9] = wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS;
+
 const STEP_NS: u64 = 1_000_000;
 
 /// Resources of the host that one guest may hold: a request with its parts takes a dozen.
 pub(super) const MAX_RESOURCES: usize = 256;
+
+/// What there is room for from the start.
+const RESOURCES: usize = 16;
 
 /// Of one header map, as the vendor weighs it: four times what a reply may have.
 pub(super) const MAX_FIELDS_BYTES: usize = 32 << 10;

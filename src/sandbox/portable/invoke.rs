@@ -1,16 +1,14 @@
 //! One invocation of a portable component: it may wait, so it is a future, and holds no thread but while it computes.
 //!
-//! CPU time is the thread's, summed over the polls (F20). At each tick a guest that goes on steps aside for others; the timer on
-//! the wall is its caller's, who drops this future, and with it the store (INVARIANT Alone). Nothing calls into a store again
-//! after a trap: the reply is read by the host beside the guest, and counts once the guest has returned.
+//! CPU time is the thread's, summed over the polls (F20). The first poll may be where the request is, as in the narrow world: who
+//! is quick never leaves that thread. At a tick a guest that has had its turn steps aside for others; the timer on the wall is
+//! its caller's, who drops this future, and with it the store (INVARIANT Alone). Nothing calls into a store again after a trap:
+//! the reply is read by the host beside the guest, and counts once the guest has returned.
 
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -30,10 +28,11 @@ use wasmtime_wasi_http::p2::{
 use super::{
     super::{
         Breach, LimitHit, LimitName, Limits, SandboxError,
+        engine::TICK_MS,
         limits::Meter,
         memory::Part,
         run::{OUT_OF_LIFT_BUDGET, Stopped, stopped},
-        watch::{Progress, Stop, thread_cpu},
+        watch::{CpuClock, Progress, SLICE, Stop},
         world::{Refused, Reply},
     },
     base::{Fault, Guest, MAX_FIELDS_BYTES, MAX_RESOURCES},
@@ -42,11 +41,22 @@ use super::{
 
 /// What an invocation came to.
 pub(in super::super) struct Run {
-    pub(in super::super) result: Result<Reply, SandboxError>,
+    pub(in super::super) result: Result<Reply, Stopped>,
     pub(in super::super) hits: Vec<LimitHit>,
     pub(in super::super) peak: u64,
     pub(in super::super) cpu: Duration,
     pub(in super::super) dropped: u64,
+}
+
+/// What an invocation has beside its limits.
+pub(in super::super) struct Means {
+    /// Whether the first poll is on an I/O thread.
+    pub(in super::super) inline: bool,
+    /// Of the memory of all guests.
+    pub(in super::super) part: Part,
+    pub(in super::super) deadline: Instant,
+    /// For whoever waits.
+    pub(in super::super) progress: Arc<Progress>,
 }
 
 /// One store, one instance, one request. `name` is the invocation's.
@@ -55,13 +65,12 @@ pub(in super::super) async fn invoke(
     name: &str,
     request: message::Request,
     limits: &Limits,
-    part: Part,
-    deadline: Instant,
-    progress: Arc<Progress>,
+    means: Means,
 ) -> Run {
-    let polls = Arc::new(Polls::default());
+    let Means { inline, part, deadline, progress } = means;
+    let polls = Arc::new(Polls::new(inline));
     let held = Held {
-        meter: Meter::new(limits.memory.value, false, part),
+        meter: Meter::new(limits.memory.value, inline, part),
         polls: Arc::clone(&polls),
         cpu: limits.cpu.value.0,
         deadline,
@@ -69,7 +78,7 @@ pub(in super::super) async fn invoke(
     };
     let mut call = pin!(call(pre, Guest::new(held, name, deadline), request, limits));
     let mut run = poll_fn(|cx| {
-        polls.begin();
+        polls.begin(limits.cpu.value.0);
         let polled = call.as_mut().poll(cx);
         polls.end();
         polled
@@ -83,11 +92,11 @@ async fn call(pre: &ProxyPre<Guest>, guest: Guest, request: message::Request, li
     let mut store = match Store::try_new(pre.engine(), guest) {
         Ok(store) => store,
         Err(e) => {
-            let result = Err(SandboxError::internal(format!("no store: {e:#}")));
+            let result = Err(SandboxError::internal(format!("no store: {e:#}")).into());
             return Run { result, hits: Vec::new(), peak: 0, cpu: Duration::ZERO, dropped: 0 };
         }
     };
-    store.limiter(|guest| &mut guest.held.meter);
+    store.limiter(|guest| guest.held.meter());
     store.set_hostcall_fuel(CALL_BYTES);
     store.set_max_component_handles(MAX_RESOURCES);
     // Armed before instantiation, since start functions run.
@@ -106,17 +115,17 @@ async fn call(pre: &ProxyPre<Guest>, guest: Guest, request: message::Request, li
     let Guest { held, .. } = store.data();
     let result = match ended {
         Ok(reply) => reply.map_err(|refused| match refused {
-            Refused::Breach(breach) => SandboxError::ContractBroken(breach),
-            Refused::TooLarge => SandboxError::ResponseTooLarge(limits.hit(LimitName::Response)),
+            Refused::Breach(breach) => SandboxError::ContractBroken(breach).into(),
+            Refused::TooLarge => SandboxError::ResponseTooLarge(limits.hit(LimitName::Response)).into(),
         }),
         Err(error) => Err(cause(&error, limits, &held.meter)),
     };
     let mut hits: Vec<LimitHit> = held.meter.met().map(|name| limits.hit(name)).collect();
-    if let Err(
+    if let Err(Stopped::For(
         SandboxError::CpuExhausted(hit)
         | SandboxError::WallExhausted(hit)
         | SandboxError::ResponseTooLarge(hit),
-    ) = &result
+    )) = &result
     {
         hits.push(*hit);
     }
@@ -176,8 +185,8 @@ async fn read(told: oneshot::Receiver<Told>, limits: &Limits) -> Result<Reply, R
 }
 
 /// What an error of the engine means here.
-fn cause(error: &wasmtime::Error, limits: &Limits, meter: &Meter) -> SandboxError {
-    let trapped = |reason: String| SandboxError::Trapped { reason };
+fn cause(error: &wasmtime::Error, limits: &Limits, meter: &Meter) -> Stopped {
+    let trapped = |reason: String| SandboxError::Trapped { reason }.into();
     if let Some(fault) = error.downcast_ref::<Fault>() {
         return trapped(fault.to_string());
     }
@@ -190,10 +199,7 @@ fn cause(error: &wasmtime::Error, limits: &Limits, meter: &Meter) -> SandboxErro
     if format!("{error:#}").contains(OUT_OF_LIFT_BUDGET) {
         return trapped(format!("it passed more than {CALL_BYTES} bytes in one call"));
     }
-    match stopped(limits, error, meter) {
-        Stopped::For(error) => error,
-        Stopped::Outlived => SandboxError::internal("a portable guest has no slice"),
-    }
+    stopped(limits, error, meter)
 }
 
 /// What holds a guest to its time and memory.
@@ -206,13 +212,24 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Holds an inline guest to what may be touched on an I/O thread, for as long as it is on one.
+    fn meter(&mut self) -> &mut Meter {
+        if !self.polls.inline() {
+            self.meter.leave_io_thread();
+        }
+        &mut self.meter
+    }
+
     fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
-        let used = self.polls.used();
+        let Tick { used, early } = self.polls.tick();
         self.progress.note(used, &self.meter);
         if self.progress.is_cancelled() || Instant::now() >= self.deadline {
             Err(Stop::Wall.into())
         } else if used >= self.cpu {
             Err(Stop::Cpu.into())
+        } else if early {
+            // Most are nearly done; whoever is not steps aside at the next tick, and off the I/O thread if it is on one.
+            Ok(UpdateDeadline::Continue(1))
         } else {
             // Behind everybody who is ready, and behind the timers.
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
@@ -221,38 +238,73 @@ impl Held {
 }
 
 /// CPU time of one invocation, on whichever threads it was polled.
-#[derive(Debug, Default)]
-struct Polls {
-    /// Of the polls that are over, in nanoseconds.
-    before: AtomicU64,
-    /// The thread's CPU time when the poll that is under way began; a poll is read by its own thread alone.
-    began: AtomicU64,
-    under_way: std::sync::atomic::AtomicBool,
+#[derive(Debug)]
+struct Polls(Mutex<Clocks>);
+
+#[derive(Debug)]
+struct Clocks {
+    /// Of the polls that are over.
+    before: Duration,
+    /// Of the poll that is under way, which its own thread alone reads.
+    now: Option<CpuClock>,
+    /// The first poll is not over, and on an I/O thread.
+    inline: bool,
+}
+
+/// What a tick finds.
+struct Tick {
+    used: Duration,
+    /// The guest's turn is not over. So it is if `used` is a guess, which is small.
+    early: bool,
 }
 
 impl Polls {
-    fn begin(&self) {
-        self.began.store(nanos(thread_cpu()), Ordering::Relaxed);
-        self.under_way.store(true, Ordering::Relaxed);
+    fn new(inline: bool) -> Self {
+        Self(Mutex::new(Clocks { before: Duration::ZERO, now: None, inline }))
+    }
+
+    fn begin(&self, budget: Duration) {
+        let mut clocks = self.lock();
+        clocks.now = Some(if clocks.inline { CpuClock::inline(budget) } else { CpuClock::exact() });
     }
 
     fn end(&self) {
-        self.before.store(nanos(self.used()), Ordering::Relaxed);
-        self.under_way.store(false, Ordering::Relaxed);
+        let mut clocks = self.lock();
+        clocks.before = clocks.used();
+        clocks.now = None;
+        clocks.inline = false;
+    }
+
+    fn tick(&self) -> Tick {
+        let mut clocks = self.lock();
+        let estimated = clocks.now.is_some_and(|clock| clock.is_estimated());
+        let turn = clocks.now.as_mut().map_or(Duration::ZERO, CpuClock::tick);
+        let early = estimated || turn < if clocks.inline { SLICE } else { TURN };
+        Tick { used: clocks.before + turn, early }
     }
 
     fn used(&self) -> Duration {
-        let now = match self.under_way.load(Ordering::Relaxed) {
-            true => nanos(thread_cpu()).saturating_sub(self.began.load(Ordering::Relaxed)),
-            false => 0,
-        };
-        Duration::from_nanos(self.before.load(Ordering::Relaxed).saturating_add(now))
+        self.lock().used()
+    }
+
+    fn inline(&self) -> bool {
+        self.lock().inline
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Clocks> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+impl Clocks {
+    fn used(&self) -> Duration {
+        self.before + self.now.map_or(Duration::ZERO, |clock| clock.used())
+    }
 }
+
+/// What a guest has before it steps aside for others, on a thread for guests: a small call of an interpreter is done then. Those
+/// who are cut short sit in the pool, and in the processor's caches, with all that they have written.
+const TURN: Duration = Duration::from_millis(TICK_MS);
 
 /// Bytes that the host may copy out of a guest for one call: four writes, or a header map.
 const CALL_BYTES: usize = 256 << 10;

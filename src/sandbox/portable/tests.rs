@@ -399,6 +399,42 @@ async fn f12_who_stops_waiting_stops_the_guest_and_frees_its_place() {
     }
 }
 
+/// Polls a call once.
+fn begun<F: Future>(call: &mut std::pin::Pin<Box<F>>) -> Option<F::Output> {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    match call.as_mut().poll(&mut cx) {
+        std::task::Poll::Ready(output) => Some(output),
+        std::task::Poll::Pending => None,
+    }
+}
+
+#[tokio::test]
+async fn f20_who_is_quick_answers_at_once_and_who_computes_leaves_the_thread_of_its_request() {
+    let hostile = hostile(|limits| limits.cpu = by_function(ms(900)));
+    assert_eq!(told(&hostile, "").await.0, Ok("hostile".to_owned()), "and it is loaded");
+    // A machine that is busy elsewhere may let any one call run into a second tick.
+    let at_once = (0..1000).any(|_| begun(&mut Box::pin(told(&hostile, ""))).is_some());
+    assert!(at_once);
+    for path in ["spin", "flood", "sleep", "never"] {
+        let place = Place::default();
+        let mut usage = Usage::default();
+        let mut call = Box::pin(hostile.run_event(at(path, b""), &place, &mut usage));
+        assert!(begun(&mut call).is_none(), "{path} goes on elsewhere");
+        drop(call);
+    }
+}
+
+#[tokio::test]
+async fn f22_a_guest_of_much_memory_is_tried_again_off_the_thread_of_its_request() {
+    let hostile = hostile(|_| ());
+    let (result, usage) = told(&hostile, "grow").await;
+    assert!(result.unwrap_err().contains("`memory` limit of 64MiB"), "it got as far as it may");
+    assert!(usage.retried && usage.peak_memory > 32 << 20, "{usage:?}");
+    // And where it began elsewhere, it need not be.
+    let (_, usage) = told(&hostile, "grow").await;
+    assert!(!usage.retried && usage.peak_memory > 32 << 20, "{usage:?}");
+}
+
 #[tokio::test]
 async fn f12_guests_that_compute_let_others_run() {
     let sandbox = sandbox_with(|settings| settings.cpu_threads = std::num::NonZeroUsize::MIN);

@@ -67,7 +67,7 @@ pub enum Walls {
 /// Bounds what the process may use up. An error means that nothing must be compiled.
 pub(super) fn limit(limits: &CompileLimits) -> io::Result<()> {
     let both = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
-    setrlimit(Resource::As, both(address_space()?.saturating_add(limits.memory.0)))?;
+    setrlimit(Resource::As, both(memory_in_use("VmSize:")?.saturating_add(limits.memory.0)))?;
     let seconds = limits.cpu.0.as_secs().max(1);
     // The first signal can be told from others, the second one not be withstood.
     setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(seconds + 1) })?;
@@ -108,10 +108,20 @@ pub(super) fn probe(walls: Walls, limits: &CompileLimits) -> io::Result<Probe> {
         Walls::Landlock => Confinement { landlock: landlock().ok().flatten(), seccomp: false },
         Walls::Seccomp => Confinement { landlock: None, seccomp: seccomp().is_ok() },
     };
-    type Try = Box<dyn FnOnce() -> io::Result<()>>;
-    let tries: [(&str, Try); 10] = [
+    let before: [(&str, Try); 2] = [
         ("read a file that was open before", Box::new(move || open.read(&mut [0]).map(drop))),
         ("send on a socket that was open before", Box::new(move || socket.send(b"x").map(drop))),
+    ];
+    let mut attempts = tried(before);
+    attempts.append(&mut try_all());
+    Ok(Probe { confinement, attempts })
+}
+
+type Try = Box<dyn FnOnce() -> io::Result<()>>;
+
+/// Tries what no confined process may do.
+pub(in super::super) fn try_all() -> BTreeMap<String, Option<String>> {
+    let tries: [(&str, Try); 8] = [
         ("read a file", Box::new(|| fs::read("/proc/self/exe").map(drop))),
         ("list a folder", Box::new(|| fs::read_dir("/").map(drop))),
         ("create a file", Box::new(|| fs::File::create("/tmp/sandgate-probe").map(drop))),
@@ -121,14 +131,17 @@ pub(super) fn probe(walls: Walls, limits: &CompileLimits) -> io::Result<Probe> {
         ("start a program", Box::new(|| Command::new("/proc/self/exe").arg("--version").output().map(drop))),
         ("start a thread", Box::new(|| thread::Builder::new().spawn(|| ()).map(drop))),
     ];
-    let attempts = tries.map(|(what, attempt)| (what.to_owned(), attempt().err().map(|e| e.to_string())));
-    Ok(Probe { confinement, attempts: attempts.into() })
+    tried(tries)
 }
 
-/// What the process has of address space now, in bytes.
-fn address_space() -> io::Result<u64> {
+fn tried<const N: usize>(tries: [(&str, Try); N]) -> BTreeMap<String, Option<String>> {
+    tries.map(|(what, attempt)| (what.to_owned(), attempt().err().map(|e| e.to_string()))).into()
+}
+
+/// What the process has now of a kind of memory that the kernel counts, in bytes.
+pub(in super::super) fn memory_in_use(kind: &str) -> io::Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB"));
+    let size = status.lines().find_map(|line| line.strip_prefix(kind)?.trim().strip_suffix(" kB"));
     let kib: Option<u64> = size.and_then(|kib| kib.trim().parse().ok());
     kib.map(|kib| kib << 10).ok_or_else(|| io::Error::other("`/proc/self/status` tells no size"))
 }
@@ -138,7 +151,7 @@ fn no_more_descriptors() -> io::Result<()> {
 }
 
 /// Handles every right and grants none.
-fn landlock() -> Result<Option<i32>, RulesetError> {
+pub(in super::super) fn landlock() -> Result<Option<i32>, RulesetError> {
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))?
         .handle_access(AccessNet::from_all(LANDLOCK))?
@@ -160,11 +173,10 @@ fn version(status: &LandlockStatus) -> Option<i32> {
 /// Lets through what computing and answering take; everything else fails as not permitted, which no library takes amiss
 /// that only asks how the machine is.
 fn seccomp() -> Result<(), seccompiler::Error> {
-    seccompiler::apply_filter(&filter()?)
+    seccompiler::apply_filter(&compiling()?)
 }
 
-fn filter() -> Result<BpfProgram, seccompiler::Error> {
-    let argument = |index, op, value| SeccompCondition::new(index, Dword, op, value);
+fn compiling() -> Result<BpfProgram, seccompiler::Error> {
     let standard = |most: u64| -> Result<_, seccompiler::Error> {
         Ok(vec![SeccompRule::new(vec![argument(0, SeccompCmpOp::Lt, most)?])?])
     };
@@ -172,16 +184,38 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
     let no_code = |index| argument(index, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0);
     let anonymous = libc::MAP_ANONYMOUS as u64;
     let anonymous = argument(3, SeccompCmpOp::MaskedEq(anonymous), anonymous)?;
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        PERMITTED.into_iter().map(|number| (number, Vec::new())).collect();
+    let mut rules = computing()?;
     for number in [libc::SYS_read, libc::SYS_write, libc::SYS_writev, libc::SYS_close] {
         rules.insert(number, standard(STANDARD)?);
     }
+    rules.insert(libc::SYS_mmap, vec![SeccompRule::new(vec![no_code(2)?, anonymous])?]);
+    rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![no_code(2)?])?]);
+    filter(rules)
+}
+
+/// System calls by number, each with the conditions on its arguments of which one must hold, if there are any.
+pub(in super::super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// What computing takes, and no more.
+pub(in super::super) fn computing() -> Result<Rules, seccompiler::Error> {
+    let mut rules = Rules::from_iter(PERMITTED.map(|number| (number, Vec::new())));
     // The abort's signal, to nobody else: of this user's processes one is the gateway.
     let own = u64::from(rustix::process::getpid().as_raw_nonzero().get().unsigned_abs());
     rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![argument(0, SeccompCmpOp::Eq, own)?])?]);
-    rules.insert(libc::SYS_mmap, vec![SeccompRule::new(vec![no_code(2)?, anonymous])?]);
-    rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![no_code(2)?])?]);
+    Ok(rules)
+}
+
+/// A condition on one argument.
+pub(in super::super) fn argument(
+    index: u8,
+    op: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(index, Dword, op, value)
+}
+
+/// What lets these through, and refuses all others.
+pub(in super::super) fn filter(rules: Rules) -> Result<BpfProgram, seccompiler::Error> {
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
     let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?;
     Ok(BpfProgram::try_from(filter)?)
@@ -218,11 +252,11 @@ const STANDARD: u64 = 3;
 const NICE: i32 = 5;
 
 #[cfg(test)]
-mod tests {
+pub(in crate::sandbox) mod tests {
     use super::*;
 
     /// What the kernel would decide: as much of its machine for filters (`BPF`, of linux/filter.h) as ours use.
-    fn decide(filter: &BpfProgram, number: i64, arguments: [u64; 6]) -> u32 {
+    pub(in crate::sandbox) fn decide(filter: &BpfProgram, number: i64, arguments: [u64; 6]) -> u32 {
         // `struct seccomp_data`: number, architecture, instruction, arguments.
         let architecture = if cfg!(target_arch = "x86_64") { 0xc000_003e_u32 } else { 0xc000_00b7 };
         let mut data = Vec::from((number as u32).to_ne_bytes());
@@ -250,7 +284,7 @@ mod tests {
     #[test]
     fn f08_the_filter_lets_through_computing_and_answering_and_nothing_else() {
         const ALLOW: u32 = 0x7fff_0000;
-        let filter = filter().unwrap();
+        let filter = compiling().unwrap();
         let own = u64::from(std::process::id());
         let parent = u64::from(std::os::unix::process::parent_id());
         let (anonymous, code) = (libc::MAP_ANONYMOUS as u64, libc::PROT_EXEC as u64);

@@ -197,11 +197,17 @@ async fn a_heavy_function_returns_to_the_io_thread_after_quick_calls() {
     // Known to be heavy: no slice is wasted.
     let (result, usage) = used(&either, b"not quick").await;
     assert!(result.is_err() && !usage.retried);
-    for _ in 0..200 {
-        assert!(run(&either, b"quick").await.is_ok());
+    // A machine that is busy elsewhere may make a quick call look slow, so there is more than one chance.
+    let mut returned = false;
+    for _ in 0..20 {
+        for _ in 0..20 {
+            assert!(run(&either, b"quick").await.is_ok());
+        }
+        let (result, usage) = used(&either, b"not quick").await;
+        assert!(result.is_err());
+        returned |= usage.retried;
     }
-    let (result, usage) = used(&either, b"not quick").await;
-    assert!(result.is_err() && usage.retried);
+    assert!(returned);
 }
 
 #[tokio::test]

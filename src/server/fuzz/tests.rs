@@ -2,11 +2,8 @@
 
 use proptest::prelude::*;
 
-use self::corpus::corpus;
 use super::*;
-
-#[path = "../../../tests/fixtures/http/corpus.rs"]
-mod corpus;
+use crate::http::head::corpus::corpus;
 
 /// Requests whole and torn, bodies that look like requests, and what smugglers send.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
