@@ -115,7 +115,7 @@ fn held(process: u32, wanted: &[&[u8]]) -> Option<Vec<bool>> {
     let memory = fs::File::open(format!("/proc/{process}/mem")).ok()?;
     let pages = fs::File::open(format!("/proc/{process}/pagemap")).ok()?;
     let maps = fs::read_to_string(format!("/proc/{process}/maps")).ok()?;
-    let finders: Vec<_> = wanted.iter().map(|part| memchr::memmem::Finder::new(part)).collect();
+    let finders: Vec<_> = wanted.iter().map(memchr::memmem::Finder::new).collect();
     let mut found = vec![false; wanted.len()];
     for line in maps.lines() {
         let (range, rest) = line.split_once(' ')?;
