@@ -18,7 +18,7 @@ impl Place {
     }
 
     /// Host, and port unless it is 443: the tenant's host behind the gateway's port, or else the gateway's origin, or else
-    /// [`NOWHERE`]. What the caller wrote into `Host` is not asked: without a tenant's host it may be anything.
+    /// `localhost`. What the caller wrote into `Host` is not asked: without a tenant's host it may be anything.
     pub fn authority(&self) -> Cow<'_, str> {
         match (&self.host, &self.origin) {
             (Some(host), Some(origin)) => origin.authority_at(host),

@@ -89,6 +89,7 @@ impl World {
     }
 
     /// A function whose component is binary.
+    #[cfg(feature = "portable")]
     pub(crate) fn component(self, tenant: &str, name: &str, binary: &[u8]) -> Self {
         let world = self.function(tenant, name, "");
         world.write(&format!("functions/{tenant}/{name}/component.wat"), binary);
