@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, Failure, SiteArg, site::report};
@@ -38,7 +38,7 @@ impl Place {
     pub(super) fn options(self, mode: Mode, strict: bool) -> Result<Options, Failure> {
         let Self { site, listen, ops_listen, data } = self;
         let traces = TraceSettings::read(env::open_telemetry)?;
-        Ok(Options { site: site.site, listen, ops_listen, data, mode, strict, traces })
+        Ok(Options { site: site.site, listen, ops_listen, data, mode, strict, traces, closed: true })
     }
 }
 
@@ -101,11 +101,8 @@ pub(super) fn serve(
 /// A core dump would hold private keys and tokens (hardening B10). What the system does not grant is told and no reason
 /// not to serve.
 fn leave_no_core() {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    // The limit is for files; a collector behind a pipe heeds the other.
-    let set =
-        setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
-    if let Err(error) = set {
+    // The limit is for files; a collector behind a pipe heeds what `Options::closed` asks for.
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
         tracing::warn!(%error, "core dumps cannot be turned off");
     }
 }
