@@ -65,7 +65,7 @@ section! {
         /// Connections of one client, 1 to 1000000: an IPv4 address, or an IPv6 /64. An office behind one address has many.
         #[validate(range(min = 1, max = 1_000_000))]
         max_connections_per_client: u32 = 1024;
-        /// TLS handshakes under way at once, 1 to 1000000; more wait for their turn within handshake-timeout.
+        /// TLS handshakes worked on at once, 1 to 1000000; more wait for their turn within handshake-timeout.
         #[validate(range(min = 1, max = 1_000_000))]
         max_handshakes: u32 = 512;
         /// Those of one client, 1 to 1000000; more are refused.
@@ -475,7 +475,7 @@ mod tests {
         max-connections = 4096
         # Connections of one client, 1 to 1000000: an IPv4 address, or an IPv6 /64. An office behind one address has many.
         max-connections-per-client = 1024
-        # TLS handshakes under way at once, 1 to 1000000; more wait for their turn within handshake-timeout.
+        # TLS handshakes worked on at once, 1 to 1000000; more wait for their turn within handshake-timeout.
         max-handshakes = 512
         # Those of one client, 1 to 1000000; more are refused.
         max-handshakes-per-client = 64
