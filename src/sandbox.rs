@@ -8,6 +8,7 @@
 //! This is the only user of `wasmtime`.
 
 mod artefact;
+mod attempt;
 mod compile;
 mod engine;
 mod evidence;

@@ -5,36 +5,36 @@
 //! the start on a CPU thread with its whole budget. The function is remembered as a heavy one, and its next calls go
 //! to the CPU threads at once, until a few of them were quick. A portable guest has a fiber, so it goes on from where it is.
 
+#[cfg(feature = "portable")]
 use std::{
-    any::Any,
+    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
+    task::{Context, Poll, Waker},
+};
+use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
-#[cfg(feature = "portable")]
-use std::{
-    future::Future,
-    task::{Context, Poll, Waker},
-};
 
 use tokio::sync::oneshot;
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
+use wasmtime::Store;
 
 use super::{
-    Breach, Component, LimitHit, LimitName, Limits, Overload, Reply, Sandbox, SandboxError, Usage,
-    compile::{Loaded, printable},
+    Component, LimitHit, LimitName, Limits, Overload, Reply, Sandbox, SandboxError, Usage,
+    attempt::{Attempt, Bill, Stopped, guarded, stopped},
+    compile::Loaded,
     engine::TICK_MS,
     instances::Share,
-    limits::{Meter, TooLargeInline},
-    watch::{SLICE, Stop, Waiting, Watch, thread_cpu},
+    limits::Meter,
+    watch::{SLICE, Watch, thread_cpu},
     worker::Remote,
     world::{self, EventBuffer, EventInput, FunctionPre, Refused},
 };
 #[cfg(feature = "portable")]
-use super::{portable, watch::Progress};
+use super::{attempt::panicked, portable, watch::Progress};
 use crate::{event::Place, id::FunctionId};
 
 /// Runs one function. One for each function of a revision; clones are the same runner.
@@ -402,108 +402,6 @@ impl Inner {
     }
 }
 
-/// What one try came to.
-struct Attempt {
-    result: Result<Reply, Stopped>,
-    hits: Vec<LimitHit>,
-    peak: u64,
-    cpu: Duration,
-    dropped: u64,
-}
-
-impl Attempt {
-    fn failed(error: SandboxError) -> Self {
-        Self { result: Err(error.into()), hits: Vec::new(), peak: 0, cpu: Duration::ZERO, dropped: 0 }
-    }
-
-    fn add_to(&self, usage: &mut Usage) {
-        usage.cpu += self.cpu;
-        usage.peak_memory = usage.peak_memory.max(self.peak);
-        usage.dropped += self.dropped;
-        for hit in &self.hits {
-            if !usage.hits.contains(hit) {
-                usage.hits.push(*hit);
-            }
-        }
-    }
-}
-
-/// What a guest on another thread is charged with. Whoever waits for it may go at any moment, its time over or its connection
-/// closed: then it is charged with what it had used at its last tick, so that nobody computes for nothing by leaving early.
-struct Bill<'a> {
-    waiting: Waiting,
-    usage: &'a mut Usage,
-    settled: bool,
-}
-
-impl<'a> Bill<'a> {
-    fn open(usage: &'a mut Usage) -> Self {
-        Self { waiting: Waiting::default(), usage, settled: false }
-    }
-
-    /// The guest has ended by itself, and tells exactly what it used.
-    fn settle(&mut self, attempt: &Attempt) {
-        attempt.add_to(self.usage);
-        self.settled = true;
-    }
-}
-
-impl Drop for Bill<'_> {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.usage.cpu += self.waiting.cpu();
-            self.usage.peak_memory = self.usage.peak_memory.max(self.waiting.peak_memory());
-        }
-    }
-}
-
-/// What an error of the engine means.
-pub(super) fn stopped(limits: &Limits, error: &wasmtime::Error, meter: &Meter) -> Stopped {
-    if let Some(stop) = error.downcast_ref::<Stop>() {
-        return match stop {
-            Stop::Slice => Stopped::Outlived,
-            Stop::Cpu => SandboxError::CpuExhausted(limits.hit(LimitName::Cpu)).into(),
-            Stop::Wall => SandboxError::WallExhausted(limits.hit(LimitName::Wall)).into(),
-        };
-    }
-    if error.is::<TooLargeInline>() {
-        return Stopped::Outlived;
-    }
-    if error.is::<PoolConcurrencyLimitError>() {
-        return SandboxError::Overloaded(Overload::Instances).into();
-    }
-    // A guest that is refused memory gives up in its own way: often by `unreachable`.
-    if let Some(name) = meter.met().next() {
-        return SandboxError::OutOfMemory(limits.hit(name)).into();
-    }
-    if meter.is_crowded() {
-        return SandboxError::Overloaded(Overload::Memory).into();
-    }
-    if let Some(trap) = error.downcast_ref::<Trap>() {
-        return SandboxError::Trapped { reason: trap.to_string() }.into();
-    }
-    let reason = format!("{error:#}");
-    // The engine has no type for this one; a test meets it, so a changed text does not pass unnoticed.
-    if reason.contains(OUT_OF_LIFT_BUDGET) {
-        return SandboxError::ResponseTooLarge(limits.hit(LimitName::Response)).into();
-    }
-    SandboxError::ContractBroken(Breach::Value(printable(&reason))).into()
-}
-
-/// Why a try ended without a reply.
-pub(super) enum Stopped {
-    /// For good.
-    For(SandboxError),
-    /// It outlived its slice, and nobody saw it run.
-    Outlived,
-}
-
-impl From<SandboxError> for Stopped {
-    fn from(error: SandboxError) -> Self {
-        Self::For(error)
-    }
-}
-
 /// The host's side of one store.
 pub(super) struct State {
     meter: Meter,
@@ -555,17 +453,6 @@ impl Drop for Permit {
     }
 }
 
-/// A panic of the engine unwinds through the store, which drops the instance; nothing else was shared with it.
-fn guarded(call: impl FnOnce() -> Attempt) -> Attempt {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Attempt::failed(panicked(&*panic)))
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> SandboxError {
-    let told = panic.downcast_ref::<&str>().copied();
-    let told = told.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    SandboxError::internal(format!("panic: {}", printable(told.unwrap_or("without a message"))))
-}
-
 /// Quick calls in a row after which a heavy function is tried on an I/O thread again: each wrong guess costs a slice.
 const HEAVY: u32 = 16;
 
@@ -577,25 +464,3 @@ const QUICK_MEMORY_BYTES: u64 = 8 << 20;
 
 /// Resource handles of one store: the narrow world has none of its own.
 const MAX_HANDLES: usize = 256;
-
-pub(super) const OUT_OF_LIFT_BUDGET: &str = "fuel allocated for hostcalls has been exhausted";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn f29_a_panic_is_caught_and_told_without_what_a_terminal_obeys() {
-        let told = |attempt: Attempt| match attempt.result {
-            Err(Stopped::For(error)) => error.to_string(),
-            _ => String::new(),
-        };
-        let fixed = told(guarded(|| panic!("fixed")));
-        assert_eq!(fixed, "internal fault in the sandbox: panic: fixed");
-        let n = 3;
-        let formatted = told(guarded(|| panic!("{n}\u{1b}[2J")));
-        assert_eq!(formatted, "internal fault in the sandbox: panic: 3\\u{1b}[2J");
-        let other = told(guarded(|| std::panic::panic_any(3)));
-        assert_eq!(other, "internal fault in the sandbox: panic: without a message");
-    }
-}

@@ -28,10 +28,10 @@ use wasmtime_wasi_http::p2::{
 use super::{
     super::{
         Breach, LimitHit, LimitName, Limits, SandboxError,
+        attempt::{OUT_OF_LIFT_BUDGET, Stopped, stopped},
         engine::TICK_MS,
         limits::Meter,
         memory::Part,
-        run::{OUT_OF_LIFT_BUDGET, Stopped, stopped},
         watch::{CpuClock, Progress, SLICE, Stop},
         world::{Refused, Reply},
     },
