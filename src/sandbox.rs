@@ -7,6 +7,7 @@
 //!
 //! This is the only user of `wasmtime`.
 
+mod admission;
 mod artefact;
 mod attempt;
 mod compile;
@@ -44,8 +45,9 @@ use std::{
     time::Instant,
 };
 
+pub use admission::{AdmissionError, AdmissionLimits};
 pub use artefact::{ArtefactError, ArtefactStore, Digest};
-pub use compile::{AdmissionError, AdmissionLimits, Compiling, Component};
+pub use compile::{Compiling, Component};
 pub use engine::PoolLimits;
 pub use evidence::Outcome;
 pub use inspect::{Inspection, World, inspect};

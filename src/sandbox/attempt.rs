@@ -10,7 +10,7 @@ use wasmtime::{PoolConcurrencyLimitError, Trap};
 
 use super::{
     Breach, LimitHit, LimitName, Limits, Overload, Reply, SandboxError, Usage,
-    compile::printable,
+    admission::printable,
     limits::{Meter, TooLargeInline},
     watch::{Stop, Waiting},
 };

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     AdmissionError, AdmissionLimits, CompileLimits, CompilerCommand, Digest, Layout, PoolLimits,
-    compile::printable,
+    admission::printable,
     engine,
     portable::{self, Missing},
     process::{Processes, wire::Compiled},

@@ -12,11 +12,7 @@ use std::{
     time::Instant,
 };
 
-use super::{
-    artefact::Digest,
-    compile::{AdmissionError, Component},
-    process::ProcessError,
-};
+use super::{admission::AdmissionError, artefact::Digest, compile::Component, process::ProcessError};
 use crate::id::TenantName;
 
 /// How a compilation ended.

@@ -21,7 +21,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::compile::printable;
+use super::admission::printable;
 
 #[cfg(feature = "portable")]
 pub(super) use self::{

@@ -27,7 +27,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    compile::{AdmissionError, AdmissionLimits, printable},
+    admission::{AdmissionError, AdmissionLimits, printable},
     sealed::Sealed,
     turns::{For, Occupied, Turns},
 };

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::{artefact::Digest, compile::AdmissionError, process::Stop};
+use super::{admission::AdmissionError, artefact::Digest, process::Stop};
 
 /// Refusals that would be the same again.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use wasmtime::{
 };
 
 use super::{
-    super::compile::printable,
+    super::admission::printable,
     base::{Fault, Guest},
     is_denied,
 };

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     super::{
+        admission::{AdmissionError, printable},
         artefact::{Artefact, Digest, MAX_ARTEFACT_BYTES},
-        compile::{AdmissionError, printable},
         layout::{Layout, LayoutError, LayoutLimits},
         sealed::Sealed,
     },

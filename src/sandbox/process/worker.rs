@@ -7,7 +7,7 @@ use super::{
     wire::{self, Job, Refusal},
 };
 use crate::sandbox::{
-    compile::printable,
+    admission::printable,
     engine,
     layout::{self, Layout},
 };

@@ -163,9 +163,12 @@ fn f05_proposals_that_no_guest_needs_are_refused() {
 
 #[test]
 fn f35_what_a_component_says_is_escaped_and_cut() {
-    let long = compile::printable(&"x".repeat(5_000));
+    let long = crate::sandbox::admission::printable(&"x".repeat(5_000));
     assert!(long.len() < 700 && long.ends_with('…'));
-    assert_eq!(compile::printable("a\u{1b}[2J\u{202e}\n\0"), "a\\u{1b}[2J\\u{202e}\n\\u{0}");
+    assert_eq!(
+        crate::sandbox::admission::printable("a\u{1b}[2J\u{202e}\n\0"),
+        "a\\u{1b}[2J\\u{202e}\n\\u{0}"
+    );
     let told = refused("(component (import \"a\u{1b}[31m\" (func)))".as_bytes());
     assert!(!told.contains('\u{1b}'), "{told:?}");
 }

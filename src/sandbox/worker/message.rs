@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     super::{
         AdmissionError, Breach, LimitName, Limits, Overload, Reply, SandboxError, SetBy, Usage,
+        admission::printable,
         artefact::Digest,
-        compile::printable,
         limits::Limit,
         world::{self, CallerInput, EventInput, Refused, SignalInput},
     },
