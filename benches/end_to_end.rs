@@ -14,6 +14,7 @@ mod envoy;
 mod figures;
 mod gate;
 mod load;
+mod sample;
 
 /// As in the gateway's own binary; the bare echo has it too.
 #[global_allocator]
@@ -26,7 +27,7 @@ fn main() {
 }
 
 async fn measure() {
-    let site = gate::sample();
+    let site = sample::site();
     let gate = gate::Gate::start(site.path()).await;
     let ours = load::Calls::new(gate.running.address, &gate.token, std::process::id());
     let bare = load::Calls::new(bare_echo(&gate.running).await, &gate.token, std::process::id());

@@ -34,6 +34,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 mod figures;
+mod sample;
 mod spawned;
 
 /// As in the gateway's own binary; the bare acceptor has it too.

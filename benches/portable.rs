@@ -370,6 +370,7 @@ impl Server {
         let child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("wasmtime starts");
         while TcpStream::connect(address).is_err() {
             assert!(began.elapsed() < Duration::from_secs(120), "wasmtime serves");
+            // It tells nobody when it listens; a millisecond is the error of `started`.
             thread::sleep(Duration::from_millis(1));
         }
         Self { child, address, started: began.elapsed() }

@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 mod figures;
 mod gate;
 mod load;
+mod sample;
 
 /// As in the gateway's own binary; both forms have it.
 #[global_allocator]
@@ -29,7 +30,7 @@ fn main() {
 }
 
 async fn measure() {
-    let site = gate::sample();
+    let site = sample::site();
     let gate = gate::Gate::start(site.path()).await;
     let ours = load::Calls::new(gate.running.address, &gate.token, std::process::id());
     let plain = load::Calls::new(plain(&gate.running).await, &gate.token, std::process::id());

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 mod figures;
 mod load;
+mod sample;
 mod spawned;
 
 fn main() {

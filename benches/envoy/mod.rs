@@ -47,6 +47,7 @@ pub(crate) async fn start(site: &Path) -> Option<Envoy> {
     while tokio::net::TcpStream::connect(address).await.is_err() {
         tries += 1;
         assert!(tries < 100, "Envoy does not listen");
+        // It tells nobody when it listens; no time is measured yet.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Some(Envoy { address, process, _work: work })

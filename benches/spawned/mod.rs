@@ -3,9 +3,10 @@
 use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    path::Path,
     process::{Child, Command, Stdio},
 };
+
+use crate::sample;
 
 /// `sandgate dev` on a copy of the sample site, until this is dropped.
 pub(crate) struct Gate {
@@ -18,10 +19,7 @@ pub(crate) struct Gate {
 impl Gate {
     /// Starts one, with these variables in its environment.
     pub(crate) fn start(variables: &[(&str, &str)]) -> Self {
-        let site = tempfile::tempdir().expect("a folder");
-        for folder in ["policies", "functions"] {
-            copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &site.path().join(folder));
-        }
+        let site = sample::site();
         let mut child = Command::new(env!("CARGO_BIN_EXE_sandgate"))
             .args(["dev", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--site"])
             .arg(site.path())
@@ -59,18 +57,5 @@ impl Drop for Gate {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder of the sample") {
-        let entry = entry.expect("an entry");
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).expect("a file");
-        }
     }
 }
