@@ -13,6 +13,7 @@ use super::{
     admission::printable,
     limits::{Meter, TooLargeInline},
     watch::{Stop, Waiting},
+    world::Refused,
 };
 
 /// What one try came to.
@@ -25,6 +26,20 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
+    /// A try that ended with `result`, of which `meter` counted the memory. What it used beside that is its caller's to add.
+    pub(super) fn ended(result: Result<Reply, Stopped>, limits: &Limits, meter: &Meter) -> Self {
+        let mut hits: Vec<LimitHit> = meter.met().map(|name| limits.hit(name)).collect();
+        if let Err(Stopped::For(
+            SandboxError::CpuExhausted(hit)
+            | SandboxError::WallExhausted(hit)
+            | SandboxError::ResponseTooLarge(hit),
+        )) = &result
+        {
+            hits.push(*hit);
+        }
+        Self { result, hits, peak: meter.peak() as u64, cpu: Duration::ZERO, dropped: 0 }
+    }
+
     pub(super) fn failed(error: SandboxError) -> Self {
         Self { result: Err(error.into()), hits: Vec::new(), peak: 0, cpu: Duration::ZERO, dropped: 0 }
     }
@@ -109,6 +124,16 @@ pub(super) enum Stopped {
     For(SandboxError),
     /// It outlived its slice, and nobody saw it run.
     Outlived,
+}
+
+impl Stopped {
+    /// By what a guest answered.
+    pub(super) fn by(refused: Refused, limits: &Limits) -> Self {
+        match refused {
+            Refused::Breach(breach) => SandboxError::ContractBroken(breach).into(),
+            Refused::TooLarge => SandboxError::ResponseTooLarge(limits.hit(LimitName::Response)).into(),
+        }
+    }
 }
 
 impl From<SandboxError> for Stopped {

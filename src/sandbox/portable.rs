@@ -26,7 +26,7 @@ use super::admission::printable;
 #[cfg(feature = "portable")]
 pub(super) use self::{
     base::{Guests, Pre, World},
-    invoke::{Means, Run, invoke},
+    invoke::{Means, invoke},
     message::{Request, request},
 };
 

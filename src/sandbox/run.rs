@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use wasmtime::Store;
 
 use super::{
-    Component, LimitHit, LimitName, Limits, Overload, Reply, Sandbox, SandboxError, Usage,
+    Component, LimitName, Limits, Overload, Reply, Sandbox, SandboxError, Usage,
     attempt::{Attempt, Bill, Stopped, guarded, stopped},
     compile::Loaded,
     engine::TICK_MS,
@@ -31,7 +31,7 @@ use super::{
     limits::Meter,
     watch::{SLICE, Watch, thread_cpu},
     worker::Remote,
-    world::{self, EventBuffer, EventInput, FunctionPre, Refused},
+    world::{self, EventBuffer, EventInput, FunctionPre},
 };
 #[cfg(feature = "portable")]
 use super::{attempt::panicked, portable, watch::Progress};
@@ -327,9 +327,7 @@ impl Inner {
         };
         let part = self.sandbox.memory.part(&self.share);
         let means = portable::Means { inline, part, deadline, progress };
-        let run = portable::invoke(pre, name, request, &self.limits, means).await;
-        let portable::Run { result, hits, peak, cpu, dropped } = run;
-        Attempt { result, hits, peak, cpu, dropped }
+        portable::invoke(pre, name, request, &self.limits, means).await
     }
 
     fn call(&self, pre: &FunctionPre<State>, event: EventInput<'_>, watch: Watch) -> Attempt {
@@ -353,27 +351,16 @@ impl Inner {
             .and_then(|instance| instance.sandgate_function_handler().call_handle(&mut store, event));
         let meter = &store.data().meter;
         let result = match called {
-            Ok(response) => world::accept(response, &self.limits).map_err(|refused| match refused {
-                Refused::Breach(breach) => SandboxError::ContractBroken(breach).into(),
-                Refused::TooLarge => {
-                    SandboxError::ResponseTooLarge(self.limits.hit(LimitName::Response)).into()
-                }
-            }),
+            Ok(response) => {
+                world::accept(response, &self.limits).map_err(|refused| Stopped::by(refused, &self.limits))
+            }
             Err(error) => Err(stopped(&self.limits, &error, meter)),
         };
-        let mut hits: Vec<LimitHit> = meter.met().map(|name| self.limits.hit(name)).collect();
-        if let Err(Stopped::For(
-            SandboxError::CpuExhausted(hit)
-            | SandboxError::WallExhausted(hit)
-            | SandboxError::ResponseTooLarge(hit),
-        )) = &result
-        {
-            hits.push(*hit);
-        }
-        let (peak, clock) = (meter.peak() as u64, store.data().watch.clock());
+        let attempt = Attempt::ended(result, &self.limits, meter);
+        let clock = store.data().watch.clock();
         // Resetting the instance's slot is part of what the call costs.
         drop(store);
-        Attempt { result, hits, peak, cpu: clock.used(), dropped: 0 }
+        Attempt { cpu: clock.used(), ..attempt }
     }
 
     /// Remembers whether `attempt` held its thread for longer than a slice may.

@@ -57,6 +57,17 @@ fn running(live: &Live) -> u64 {
     line.map_or(0, |count| count.parse().unwrap())
 }
 
+/// `echo` of two isolated tenants, and of one that is not.
+fn neighbours() -> World {
+    World::with("echo", &echo())
+        .isolated("acme")
+        .tenant("globex")
+        .function("globex", "echo", &echo())
+        .isolated("globex")
+        .tenant("initech")
+        .function("initech", "echo", &echo())
+}
+
 /// Calls, and goes on when the guest is about to run.
 async fn begun(live: &Live, function: &str) -> tokio::task::JoinHandle<Reply> {
     let before = running(live);
@@ -68,16 +79,7 @@ async fn begun(live: &Live, function: &str) -> tokio::task::JoinHandle<Reply> {
 
 #[tokio::test]
 async fn f30_f32_an_isolated_tenant_runs_in_a_process_of_its_own() {
-    let live = World::with("echo", &echo())
-        .function("acme", "other", &echo())
-        .isolated("acme")
-        .tenant("globex")
-        .function("globex", "echo", &echo())
-        .isolated("globex")
-        .tenant("initech")
-        .function("initech", "echo", &echo())
-        .start()
-        .await;
+    let live = neighbours().function("acme", "other", &echo()).start().await;
     let shared = live.invoke("initech/echo").send().await;
     assert_eq!((shared.summary().as_str(), &live.record(&shared)["worker"]), ("200", &Value::Null));
     assert!(live.metric("sandgate_workers 0"), "a worker starts with the first call");
@@ -228,16 +230,7 @@ async fn f30_whatever_a_function_does_is_answered_and_recorded_the_same_in_a_wor
 
 #[tokio::test]
 async fn f30_a_worker_that_dies_fails_its_calls_and_nobody_elses() {
-    let live = World::with("echo", &echo())
-        .looping("acme")
-        .isolated("acme")
-        .tenant("globex")
-        .function("globex", "echo", &echo())
-        .isolated("globex")
-        .tenant("initech")
-        .function("initech", "echo", &echo())
-        .start()
-        .await;
+    let live = neighbours().looping("acme").start().await;
     let neighbour = worker_of(&live, "globex/echo").await;
     let mut before = 0;
     for (count, signal, told) in [
@@ -352,12 +345,8 @@ async fn f30_a_changed_function_reaches_its_worker_and_a_changed_setting_its_ten
 
 #[tokio::test]
 async fn f30_there_are_so_many_workers_and_no_more() {
-    let live = World::with("echo", &echo())
+    let live = neighbours()
         .looping("acme")
-        .isolated("acme")
-        .tenant("globex")
-        .function("globex", "echo", &echo())
-        .isolated("globex")
         .file("sandgate.toml", "[sandbox]\nworkers = 1\n[limits]\ncpu = \"30s\"\n")
         .start()
         .await;

@@ -27,8 +27,8 @@ use wasmtime_wasi_http::p2::{
 
 use super::{
     super::{
-        Breach, LimitHit, LimitName, Limits, SandboxError,
-        attempt::{OUT_OF_LIFT_BUDGET, Stopped, stopped},
+        Breach, Limits, SandboxError,
+        attempt::{Attempt, OUT_OF_LIFT_BUDGET, Stopped, stopped},
         engine::TICK_MS,
         limits::Meter,
         memory::Part,
@@ -38,15 +38,6 @@ use super::{
     base::{Fault, Guest, MAX_FIELDS_BYTES, MAX_RESOURCES},
     message,
 };
-
-/// What an invocation came to.
-pub(in super::super) struct Run {
-    pub(in super::super) result: Result<Reply, Stopped>,
-    pub(in super::super) hits: Vec<LimitHit>,
-    pub(in super::super) peak: u64,
-    pub(in super::super) cpu: Duration,
-    pub(in super::super) dropped: u64,
-}
 
 /// What an invocation has beside its limits.
 pub(in super::super) struct Means {
@@ -66,7 +57,7 @@ pub(in super::super) async fn invoke(
     request: message::Request,
     limits: &Limits,
     means: Means,
-) -> Run {
+) -> Attempt {
     let Means { inline, part, deadline, progress } = means;
     let polls = Arc::new(Polls::new(inline));
     let held = Held {
@@ -77,24 +68,21 @@ pub(in super::super) async fn invoke(
         progress: Arc::clone(&progress),
     };
     let mut call = pin!(call(pre, Guest::new(held, name, deadline), request, limits));
-    let mut run = poll_fn(|cx| {
+    let mut attempt = poll_fn(|cx| {
         polls.begin(limits.cpu.value.0);
         let polled = call.as_mut().poll(cx);
         polls.end();
         polled
     })
     .await;
-    run.cpu = polls.used();
-    run
+    attempt.cpu = polls.used();
+    attempt
 }
 
-async fn call(pre: &ProxyPre<Guest>, guest: Guest, request: message::Request, limits: &Limits) -> Run {
+async fn call(pre: &ProxyPre<Guest>, guest: Guest, request: message::Request, limits: &Limits) -> Attempt {
     let mut store = match Store::try_new(pre.engine(), guest) {
         Ok(store) => store,
-        Err(e) => {
-            let result = Err(SandboxError::internal(format!("no store: {e:#}")).into());
-            return Run { result, hits: Vec::new(), peak: 0, cpu: Duration::ZERO, dropped: 0 };
-        }
+        Err(e) => return Attempt::failed(SandboxError::internal(format!("no store: {e:#}"))),
     };
     store.limiter(|guest| guest.held.meter());
     store.set_hostcall_fuel(CALL_BYTES);
@@ -114,22 +102,10 @@ async fn call(pre: &ProxyPre<Guest>, guest: Guest, request: message::Request, li
     };
     let Guest { held, .. } = store.data();
     let result = match ended {
-        Ok(reply) => reply.map_err(|refused| match refused {
-            Refused::Breach(breach) => SandboxError::ContractBroken(breach).into(),
-            Refused::TooLarge => SandboxError::ResponseTooLarge(limits.hit(LimitName::Response)).into(),
-        }),
+        Ok(reply) => reply.map_err(|refused| Stopped::by(refused, limits)),
         Err(error) => Err(cause(&error, limits, &held.meter)),
     };
-    let mut hits: Vec<LimitHit> = held.meter.met().map(|name| limits.hit(name)).collect();
-    if let Err(Stopped::For(
-        SandboxError::CpuExhausted(hit)
-        | SandboxError::WallExhausted(hit)
-        | SandboxError::ResponseTooLarge(hit),
-    )) = &result
-    {
-        hits.push(*hit);
-    }
-    Run { result, hits, peak: held.meter.peak() as u64, cpu: Duration::ZERO, dropped: store.data().dropped() }
+    Attempt { dropped: store.data().dropped(), ..Attempt::ended(result, limits, &held.meter) }
 }
 
 /// Guest and reader side by side, since a guest waits for its reader once a few writes are ahead of it.
