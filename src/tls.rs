@@ -4,6 +4,7 @@
 //! tenant's part, with all that a handshake by that name needs ([`Host`]).
 
 mod clients;
+mod files;
 mod host;
 
 use std::{
@@ -16,28 +17,26 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
-    client::verify_server_name,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{
-        CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer, ServerName,
-        pem::PemObject,
-    },
+    pki_types::CertificateDer,
     server::{
-        ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
         danger::ClientCertVerifier,
     },
-    sign::{CertifiedKey, SigningKey},
+    sign::CertifiedKey,
 };
 use tracing::warn;
-use x509_parser::{certificate::X509Certificate, prelude::FromDer, time::ASN1Time};
 
-pub use self::host::{Host, Hosts, Needed, Validity};
+use self::files::{covers, private, read_chain, read_pair, timestamp, validity};
+pub use self::{
+    files::{expiry, read_roots},
+    host::{Host, Hosts, Needed, Validity},
+};
 use crate::{
     record::Metrics,
     site::{
         config,
         diagnostic::{Diagnostic, Source},
-        secret::{self, SecretError},
     },
 };
 
@@ -308,110 +307,6 @@ fn offer(
         config.send_tls13_tickets = 0;
     }
     Ok(Arc::new(config))
-}
-
-/// The last moment of a certificate.
-pub fn expiry(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    Some(instant(parsed.validity.not_after))
-}
-
-/// Certificates of authorities, as DER.
-pub fn read_roots(path: &Path) -> Result<Vec<Vec<u8>>, TlsError> {
-    let roots: Result<Vec<Vec<u8>>, _> =
-        CertificateDer::pem_slice_iter(&read(path)?).map(|root| root.map(|root| root.to_vec())).collect();
-    roots.map_err(|_| TlsError::NotPem { path: path.into(), what: "certificate" })
-}
-
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read(path)?)
-        .collect::<Result<_, _>>()
-        .map_err(|_| TlsError::NotPem { path: path.into(), what: "certificate" })?;
-    if chain.is_empty() {
-        return Err(TlsError::NotPem { path: path.into(), what: "certificate" });
-    }
-    Ok(chain)
-}
-
-/// Until when the whole chain is valid, if it is now: clients look at all of it.
-fn validity(path: &Path, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<SystemTime, TlsError> {
-    let mut ends = None;
-    for certificate in chain {
-        let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|_| TlsError::NotX509 { path: path.into() })?;
-        let (begin, end) = (instant(parsed.validity.not_before), instant(parsed.validity.not_after));
-        if now < begin {
-            return Err(TlsError::NotYetValid { path: path.into(), at: timestamp(begin) });
-        }
-        if end < now {
-            return Err(TlsError::Expired { path: path.into(), at: timestamp(end) });
-        }
-        ends = Some(ends.map_or(end, |known: SystemTime| known.min(end)));
-    }
-    ends.ok_or_else(|| TlsError::NotPem { path: path.into(), what: "certificate" })
-}
-
-fn instant(time: ASN1Time) -> SystemTime {
-    // Before 1970 is as long ago as any; beyond the clock's range is as good as never.
-    let since = Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0));
-    SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-fn timestamp(at: SystemTime) -> jiff::Timestamp {
-    jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::MAX)
-}
-
-fn read_pair(certificate: &Path, key: &Path, now: SystemTime) -> Result<Pair, TlsError> {
-    let chain = read_chain(certificate)?;
-    let expires = validity(certificate, &chain, now)?;
-    let mismatch = |source| TlsError::Mismatch { certificate: certificate.into(), key: key.into(), source };
-    let certified = CertifiedKey::new(chain, signing_key(key, mismatch)?);
-    // A certificate that cannot serve fails here and not at the first handshake.
-    certified.keys_match().map_err(mismatch)?;
-    Ok(Pair { key: Arc::new(certified), expires })
-}
-
-/// What a section of PEM is a key of.
-type KeyOfDer = fn(&[u8]) -> PrivateKeyDer<'_>;
-
-/// The key as the library keeps it, and wipes it; of what was read for it nothing stays (hardening B10).
-fn signing_key(
-    path: &Path,
-    unfit: impl Fn(rustls::Error) -> TlsError,
-) -> Result<Arc<dyn SigningKey>, TlsError> {
-    let text = secret::read(path).map_err(|error| not_secret(path, error))?;
-    let kinds: [(&str, KeyOfDer); 3] = [
-        ("PRIVATE KEY", |der| PrivatePkcs8KeyDer::from(der).into()),
-        ("EC PRIVATE KEY", |der| PrivateSec1KeyDer::from(der).into()),
-        ("RSA PRIVATE KEY", |der| PrivatePkcs1KeyDer::from(der).into()),
-    ];
-    let found = kinds.iter().find_map(|(label, kind)| Some((secret::pem_section(&text, label)?, kind)));
-    let (der, kind) = found.ok_or(TlsError::NotPem { path: path.into(), what: "private key" })?;
-    aws_lc_rs::sign::any_supported_type(&kind(&der)).map_err(unfit)
-}
-
-/// Whether nobody but its owner can have it (hardening B10).
-fn private(key: &Path) -> Result<(), TlsError> {
-    secret::check(key).map_err(|error| not_secret(key, error))
-}
-
-fn not_secret(path: &Path, error: SecretError) -> TlsError {
-    match error {
-        SecretError::Io(source) => TlsError::Unreadable { path: path.into(), source },
-        SecretError::Shared(mode) => TlsError::NotPrivate { path: path.into(), mode },
-    }
-}
-
-/// Whether clients that ask for `name` take this certificate.
-fn covers(leaf: &CertificateDer<'_>, name: &str) -> bool {
-    let (Ok(leaf), Ok(name)) = (ParsedCertificate::try_from(leaf), ServerName::try_from(name)) else {
-        return false;
-    };
-    verify_server_name(&leaf, &name).is_ok()
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Unreadable { path: path.into(), source })
 }
 
 /// The one implementation of what is computed; its hybrid group comes first (hardening B3).

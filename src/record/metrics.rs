@@ -11,16 +11,22 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::text::encode,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
 
+use self::labels::{
+    CacheLabels, CertificateLabel, CodeLabel, FunctionLabels, KindLabel, RequestLabels, ResultLabel,
+    RevisionLabel, StageLabel, StateLabel, TenantLabel,
+};
 use super::{Stage, Stats, histogram::Histogram, writer::lock};
 use crate::{
     id::{FunctionName, TenantName},
     sandbox::Compiling,
 };
+
+mod labels;
 
 type Seconds = Counter<f64, std::sync::atomic::AtomicU64>;
 
@@ -60,66 +66,6 @@ struct Families {
     dropped: Family<FunctionLabels, Counter>,
     /// Functions with series of their own.
     own: Mutex<HashSet<FunctionLabels>>,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct FunctionLabels {
-    tenant: String,
-    function: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RequestLabels {
-    tenant: String,
-    function: String,
-    code: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct CodeLabel {
-    code: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct KindLabel {
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct StateLabel {
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ResultLabel {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct StageLabel {
-    stage: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct TenantLabel {
-    /// Empty for the platform's own part.
-    tenant: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct CacheLabels {
-    cache: &'static str,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct CertificateLabel {
-    certificate: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RevisionLabel {
-    revision: String,
 }
 
 /// One function's counters; made with the revision, used for each invocation.

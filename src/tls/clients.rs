@@ -11,8 +11,8 @@ use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::{
     NEAR, PROVIDER, TlsError,
+    files::{instant, read, read_chain, timestamp, validity},
     host::{Digest, digest},
-    instant, read, read_chain, timestamp, validity,
 };
 use crate::site::{
     Site,
