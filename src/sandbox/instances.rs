@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
@@ -19,8 +19,7 @@ use crate::id::TenantName;
 #[derive(Debug)]
 pub(super) struct Instances {
     limit: u32,
-    /// Shares are counted under its lock too: two that come together must not both find the last place free.
-    taken: Mutex<u32>,
+    taken: AtomicU32,
     tenants: Mutex<HashMap<TenantName, Weak<Share>>>,
 }
 
@@ -41,7 +40,7 @@ pub(super) struct Place<'a> {
 
 impl Instances {
     pub(super) fn new(limit: u32) -> Self {
-        Self { limit, taken: Mutex::default(), tenants: Mutex::default() }
+        Self { limit, taken: AtomicU32::new(0), tenants: Mutex::default() }
     }
 
     /// The tenant's.
@@ -60,32 +59,27 @@ impl Instances {
 
     /// Takes a place for a guest of this tenant.
     pub(super) fn enter<'a>(&'a self, share: &'a Share) -> Result<Place<'a>, Overload> {
-        let mut taken = self.taken();
-        match self.limit.saturating_sub(*taken) {
-            0 => return Err(Overload::Instances),
-            free if share.places.load(Ordering::Relaxed) >= free => return Err(Overload::Tenant),
-            _ => {}
+        // Counted first and judged after, without a lock that all calls would share: those who come together may be turned
+        // away for each other's sake, and nobody gets a place that is not there.
+        let taken = self.taken.fetch_add(1, Ordering::Relaxed);
+        let own = share.places.fetch_add(1, Ordering::Relaxed);
+        let place = Place { instances: self, share };
+        match self.limit.saturating_sub(taken) {
+            0 => Err(Overload::Instances),
+            free if own >= free => Err(Overload::Tenant),
+            _ => Ok(place),
         }
-        *taken += 1;
-        share.places.fetch_add(1, Ordering::Relaxed);
-        Ok(Place { instances: self, share })
     }
 
-    /// How many are taken, of how many.
+    /// How many are taken, of how many. Who is being turned away is counted for a moment, hence the minimum.
     pub(super) fn occupancy(&self) -> (u32, u32) {
-        (*self.taken(), self.limit)
-    }
-
-    fn taken(&self) -> MutexGuard<'_, u32> {
-        // A panic under the lock leaves at worst a place that nobody has.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        (self.taken.load(Ordering::Relaxed).min(self.limit), self.limit)
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut taken = self.instances.taken();
-        *taken = taken.saturating_sub(1);
+        self.instances.taken.fetch_sub(1, Ordering::Relaxed);
         self.share.places.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -104,9 +104,7 @@ impl Place {
             counts.handshakes = counts.handshakes.saturating_sub(1);
         }
     }
-}
 
-impl Place {
     /// Room for one more request, among this client's and among all.
     pub(super) fn request(&self) -> Option<Room> {
         let room = Room { clients: Arc::clone(&self.clients), requests: Arc::clone(&self.requests) };
