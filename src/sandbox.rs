@@ -10,12 +10,12 @@
 mod admission;
 mod artefact;
 mod attempt;
+mod compilations;
 mod compile;
 mod engine;
 mod evidence;
 mod inspect;
 mod instances;
-mod late;
 mod layout;
 mod limits;
 mod memory;

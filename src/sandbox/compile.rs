@@ -24,7 +24,7 @@ use super::{
     Settings, StartError,
     admission::{AdmissionError, AdmissionLimits, printable},
     artefact::{Artefact, ArtefactError, ArtefactStore, Digest},
-    late::Compilations,
+    compilations::Compilations,
     portable::{self, Missing, Off},
     process::{Processes, wire::Compiled},
     refusals::Refusals,
